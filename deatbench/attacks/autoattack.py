@@ -1,0 +1,133 @@
+"""AutoAttack, version *standard*, through pyautoattack, driven attack by attack.
+
+Croce, Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+attacks" (arXiv 2003.01690): APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square (5000 queries), each on the
+survivors of the one before. The members run the published code unchanged, so that with the same seed and batches
+the verdicts are those of `pyautoattack.AutoAttack.run_standard_evaluation`; the loop over them is the engine's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deatbench.attacks.base import ATTACKS, Attack
+from deatbench.attacks.rng import ExampleRng
+from deatbench.errors import ConfigError
+from deatbench.threats import ThreatModel
+
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+TARGETS = 9
+ITERATIONS = 100
+QUERIES = 5000
+
+
+class _FreshLogits(nn.Module):
+    """The model with its logits copied: Square writes into the tensor that it gets back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.model(x_NCHW).clone()
+
+
+@dataclass(frozen=True)
+class Member(Attack):
+    """One attack of the standard suite, with the suite's settings."""
+
+    member: str
+
+    @property
+    def name(self) -> str:
+        return f"autoattack/{self.member}"
+
+    @property
+    def engine(self) -> str:
+        return f"pyautoattack {version('pyautoattack')}"
+
+    def passes(self, num_classes: int) -> int:
+        targets = min(TARGETS, num_classes - 1)
+        return {
+            "apgd-ce": ITERATIONS + 1,
+            "apgd-t": targets * (ITERATIONS + 1),
+            "fab-t": targets * (2 * ITERATIONS + 1),
+            "square": QUERIES + 1,
+        }[self.member]
+
+    def params(self) -> dict[str, Any]:
+        settings: dict[str, dict[str, Any]] = {
+            "apgd-ce": {"n_iter": ITERATIONS, "restarts": 1, "rho": 0.75},
+            "apgd-t": {"n_iter": ITERATIONS, "restarts": 1, "rho": 0.75, "targets": TARGETS},
+            "fab-t": {"n_iter": ITERATIONS, "restarts": 1, "targets": TARGETS},
+            "square": {"n_queries": QUERIES, "restarts": 1, "p_init": 0.8},
+        }
+        return settings[self.member]
+
+    def __call__(self, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rng: ExampleRng) -> Tensor:
+        from pyautoattack import AutoAttack as Published
+
+        devices = [x_NCHW.device] if x_NCHW.is_cuda else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            x_NCHW = x_NCHW.contiguous()
+            targets = min(TARGETS, _num_classes(model, x_NCHW) - 1)
+            suite = Published(
+                _FreshLogits(model).eval(), norm=threat.norm, eps=threat.eps, seed=rng.seed, device=x_NCHW.device
+            )
+            suite.apgd.loss = "ce"
+            suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = targets
+            suite.fab.targeted = True
+            run = {
+                "apgd-ce": suite.apgd.perturb,
+                "apgd-t": suite.apgd_targeted.perturb,
+                "fab-t": suite.fab.perturb,
+                "square": suite.square.perturb,
+            }[self.member]
+            return run(x_NCHW, y_N.long()).detach()
+
+
+def _num_classes(model: nn.Module, x_NCHW: Tensor) -> int:
+    """K, from one forward pass. Raises ConfigError where the targeted DLR loss is not defined."""
+    num_classes = model(x_NCHW[:1]).shape[1]
+    if num_classes < 4:
+        raise ConfigError(
+            f"AutoAttack needs at least 4 classes for its targeted DLR loss, this model has {num_classes}",
+            "use --attacks pgd-100,cw-100",
+        )
+    return num_classes
+
+
+@ATTACKS.register("autoattack")
+@dataclass(frozen=True)
+class AutoAttack(Attack):
+    """AutoAttack standard: APGD-CE, APGD-T, FAB-T, Square by pyautoattack (Croce & Hein 2020)."""
+
+    @property
+    def name(self) -> str:
+        return "autoattack"
+
+    @property
+    def engine(self) -> str:
+        return f"pyautoattack {version('pyautoattack')}"
+
+    def members(self) -> tuple[Attack, ...]:
+        return tuple(Member(member) for member in STANDARD)
+
+    def passes(self, num_classes: int) -> int:
+        return sum(member.passes(num_classes) for member in self.members())
+
+    def __call__(self, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rng: ExampleRng) -> Tensor:
+        """All members in turn, each on the images that still stand."""
+        x_adv_NCHW = x_NCHW.clone()
+        for member in self.members():
+            with torch.no_grad():
+                standing = torch.nonzero(model(x_adv_NCHW).argmax(1) == y_N)[:, 0]
+            if len(standing) == 0:
+                break
+            x_adv_NCHW[standing] = member(model, x_NCHW[standing], y_N[standing], threat, rng)
+        return x_adv_NCHW

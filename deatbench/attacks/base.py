@@ -1,0 +1,59 @@
+"""What an attack is, and how its name becomes one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from deatbench.attacks.rng import ExampleRng
+from deatbench.registry import Registry
+from deatbench.threats import ThreatModel
+
+ENGINE = "deatbench"
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """A frozen recipe for finding adversarial images; its fields are its hyper-parameters."""
+
+    @abstractmethod
+    def __call__(self, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rng: ExampleRng) -> Tensor:
+        """Adversarial images for one batch, inside the threat's ball and [0, 1]."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name under which its numbers are published, such as `pgd-20`."""
+
+    @property
+    def engine(self) -> str:
+        """Which code runs it, with a version where it is not ours."""
+        return ENGINE
+
+    @property
+    def runs(self) -> int:
+        """How often it is tried on the survivors, each time with fresh randomness."""
+        return 1
+
+    def members(self) -> tuple[Attack, ...]:
+        """The attacks that it consists of, tried in turn on the survivors; an attack by itself is its only member."""
+        return (self,)
+
+    def passes(self, num_classes: int) -> int:
+        """Forward passes that one image costs if it survives; for forecasts and progress bars."""
+        raise NotImplementedError
+
+    def params(self) -> dict[str, Any]:
+        """The hyper-parameters, for the record."""
+        return asdict(self)
+
+
+ATTACKS: Registry[type[Attack]] = Registry("attack", "deatbench.attacks")
+
+
+def make_attack(name: str, **params: Any) -> Attack:
+    """The attack called `name`. Raises UnknownNameError, or ConfigError on a parameter it refuses."""
+    return ATTACKS[name](**ATTACKS.bind(name, params))

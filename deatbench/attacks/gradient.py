@@ -1,0 +1,40 @@
+"""The gradient of a loss with respect to the input, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from deatbench.errors import DeatbenchError
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (logits_NK, y_N) -> loss_N
+
+
+def input_gradient(model: nn.Module, x_NCHW: Tensor, y_N: Tensor, loss: Loss) -> Tensor:
+    """d(sum of losses)/dx, shape of x. Weight gradients are neither computed nor touched.
+
+    Raises DeatbenchError if the logits do not depend differentiably on the input (JPEG, rounding in the model).
+    """
+    with torch.enable_grad():
+        x = x_NCHW.detach().requires_grad_(True)
+        total = loss(model(x), y_N).sum()
+        if total.grad_fn is None:
+            raise DeatbenchError("the model's gradient is interrupted", "only square and transfer attacks apply to it")
+        (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
+    if gradient is None:
+        raise DeatbenchError("the model's gradient is interrupted", "only square and transfer attacks apply to it")
+    return gradient
+
+
+def cross_entropy(logits_NK: Tensor, y_N: Tensor) -> Tensor:
+    """Cross-entropy of each image, shape [N]."""
+    return nn.functional.cross_entropy(logits_NK, y_N, reduction="none")
+
+
+def margin(logits_NK: Tensor, y_N: Tensor) -> Tensor:
+    """Largest wrong logit minus the right one, shape [N]; > 0 where misclassified (Carlini, Wagner 2017, f6)."""
+    right_N1 = logits_NK.gather(1, y_N[:, None])
+    wrong_NK = logits_NK.scatter(1, y_N[:, None], float("-inf"))
+    return wrong_NK.amax(1) - right_N1[:, 0]

@@ -1,0 +1,61 @@
+"""Random numbers that belong to an image, not to its batch.
+
+Every draw is a function of (seed, attack, restart, example index, number of the draw) through Philox, a
+counter-based generator (Salmon et al. 2011): batch size, order, sharding and resume cannot change a verdict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ExampleRng:
+    """Per-example randomness for one batch of one attack.
+
+    Args:
+        seed: the evaluation's seed.
+        indices_N: index of each image in its split.
+        stream: what the draws are for, such as "pgd-20/0" (attack and restart).
+    """
+
+    def __init__(self, seed: int, indices_N: Tensor, stream: str) -> None:
+        self.seed = seed
+        self._indices = [int(index) for index in indices_N]
+        self._stream = stream
+        self._draws = 0
+
+    def uniform(self, like_NCHW: Tensor) -> Tensor:
+        """Uniform on [0, 1), float32, shaped like `like_NCHW` and on its device."""
+        return self._draw(like_NCHW, lambda generator, shape: generator.random(shape, dtype=np.float32))
+
+    def normal(self, like_NCHW: Tensor) -> Tensor:
+        """Standard normal, float32, shaped like `like_NCHW` and on its device."""
+        return self._draw(like_NCHW, lambda generator, shape: generator.standard_normal(shape, dtype=np.float32))
+
+    def _draw(self, like: Tensor, sample) -> Tensor:  # type: ignore[no-untyped-def]
+        text = f"{self.seed}/{self._stream}/{self._draws}"
+        self._draws += 1
+        key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+        rows = np.empty(tuple(like.shape), dtype=np.float32)
+        for row, index in zip(rows, self._indices, strict=True):
+            row[...] = sample(np.random.Generator(np.random.Philox(key=[key, index])), row.shape)
+        return torch.from_numpy(rows).to(like.device)
+
+
+class BatchRng:
+    """Randomness for a training batch, from one torch generator on the batch's device."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def uniform(self, like_NCHW: Tensor) -> Tensor:
+        """Uniform on [0, 1), shaped like `like_NCHW`."""
+        return torch.empty_like(like_NCHW).uniform_(generator=self._generator)
+
+    def normal(self, like_NCHW: Tensor) -> Tensor:
+        """Standard normal, shaped like `like_NCHW`."""
+        return torch.empty_like(like_NCHW).normal_(generator=self._generator)

@@ -1,0 +1,81 @@
+"""The machine and the versions behind a number, without host names and paths."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from deatbench.errors import ConfigError
+from deatbench.records import Env
+
+PACKAGES = ("deatbench", "torchvision", "timm", "pyautoattack", "robustbench", "numpy", "safetensors")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called "auto", "cpu", "cuda" or "cuda:1". Raises ConfigError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}", "auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no CUDA device here", "use --device cpu, or see `deatbench doctor`")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"no device {name}: there are {torch.cuda.device_count()}", "see `deatbench doctor`")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not supported", "auto, cpu, cuda or cuda:N")
+    return device
+
+
+def hardware_name(device: torch.device) -> str:
+    """The processor in words: "NVIDIA H100 80GB HBM3", or the CPU's name with its number of cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def environment(device: torch.device) -> Env:
+    """Versions, device and revision, as they go into records."""
+    return Env(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        device=str(device),
+        hardware=hardware_name(device),
+        threads=torch.get_num_threads(),
+        git=_revision(),
+        packages={name: found for name in PACKAGES if (found := _version(name))},
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _revision() -> str | None:
+    """Commit of the checkout that this package runs from, "+dirty" if changed; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        return commit + ("+dirty" if _git(root, "status", "--porcelain", "--untracked-files=no", "--", "deatbench") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,30 @@
+"""A network ready to be attacked, and what is known about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from deatbench.records import Threat, TrainingInfo
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network that takes [0, 1] NCHW and returns logits, in eval mode, and where it comes from.
+
+    `source` is how to name it again, without machine paths. `dataset`, `threat` and `training` are None where nobody
+    knows; `evaluations` is the folder that its records belong in, None for a model that has no home.
+    """
+
+    module: nn.Module
+    name: str
+    arch: str
+    source: str
+    params: dict[str, Any] = field(default_factory=dict)
+    dataset: str | None = None
+    threat: Threat | None = None
+    training: TrainingInfo | None = None
+    evaluations: Path | None = None

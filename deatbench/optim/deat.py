@@ -1,0 +1,115 @@
+"""DEAT's update: two interleaved momenta whose difference raises the diffusion of SGD.
+
+Sun, Sinha, Zhang, "Enhance Diffusion to Improve Robust Generalization", KDD 2023 (arXiv 2306.02618), Algorithm 2:
+
+    h_t     = k2 · h_{t-2} + (1 - k2) · g_t
+    theta  <- theta - lr · [(1 + k1) · h_t - k1 · h_{t-1}] / sqrt((1 + k1)² + k1²)
+
+The authors' released code is the positive-negative momentum optimizer (Xie et al. 2021, arXiv 2103.17243): the same
+with k2 = beta1² = 0.81 and decoupled weight decay. Both are reached from here: `k2` and `decoupled`. Two special
+cases: k1 = 1, k2 = 0, normalize off is optimistic gradient descent; k1 = 0 is an exponential average of every second
+gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deatbench.errors import ConfigError
+from deatbench.optim.base import OPTIMIZERS
+
+
+class DEAT(torch.optim.Optimizer):
+    """DEAT's optimizer.
+
+    Args:
+        params: parameters or parameter groups.
+        lr: step size (alpha in the paper), >= 0.
+        k1: weight of the negative momentum, >= 0 (paper: 1.0).
+        k2: decay of each of the two momenta, in [0, 1) (paper: 0.8; released code: 0.81).
+        normalize: divide by sqrt((1 + k1)² + k1²), as the paper and the released code do.
+        weight_decay: L2 coefficient, >= 0.
+        decoupled: shrink the weights by (1 - lr · weight_decay) before the step, as the released code does, instead
+            of adding weight_decay · theta to the gradient, as the paper's formula reads.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        *,
+        lr: float = 0.1,
+        k1: float = 1.0,
+        k2: float = 0.8,
+        normalize: bool = True,
+        weight_decay: float = 5e-4,
+        decoupled: bool = False,
+    ) -> None:
+        if lr < 0 or k1 < 0 or not 0 <= k2 < 1 or weight_decay < 0:
+            raise ConfigError(f"deat needs lr, k1, weight_decay >= 0 and 0 <= k2 < 1, got {lr=} {k1=} {k2=} {weight_decay=}")
+        defaults = {
+            "lr": lr, "k1": k1, "k2": k2, "normalize": normalize, "weight_decay": weight_decay, "decoupled": decoupled
+        }  # fmt: skip
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update. `closure`, if given, recomputes the loss with gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._update(group, params)
+        return loss
+
+    def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        gradients = [p.grad for p in params]
+        if group["weight_decay"] and group["decoupled"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        elif group["weight_decay"]:
+            gradients = list(torch._foreach_add(gradients, params, alpha=group["weight_decay"]))
+        before_last = [self._momenta(p)[0] for p in params]
+        last = [self._momenta(p)[1] for p in params]
+
+        current = before_last  # h_t is written over h_{t-2}, which nobody needs any more
+        torch._foreach_mul_(current, group["k2"])
+        torch._foreach_add_(current, gradients, alpha=1 - group["k2"])
+
+        k1 = group["k1"]
+        scale = ((1 + k1) ** 2 + k1**2) ** 0.5 if group["normalize"] else 1.0
+        torch._foreach_add_(params, current, alpha=-group["lr"] * (1 + k1) / scale)
+        torch._foreach_add_(params, last, alpha=group["lr"] * k1 / scale)
+        for p in params:
+            state = self.state[p]
+            state["h_before_last"], state["h_last"] = state["h_last"], state["h_before_last"]
+
+    def _momenta(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """(h_{t-2}, h_{t-1}), zero at the start."""
+        state = self.state[p]
+        if not state:
+            state["h_before_last"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            state["h_last"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return state["h_before_last"], state["h_last"]
+
+
+@OPTIMIZERS.register("deat")
+def deat(
+    params: Iterable[nn.Parameter],
+    *,
+    lr: float = 0.1,
+    k1: float = 1.0,
+    k2: float = 0.8,
+    normalize: bool = True,
+    weight_decay: float = 5e-4,
+    decoupled: bool = False,
+) -> torch.optim.Optimizer:
+    """DEAT's update: two interleaved momenta, one of them negative (Sun et al., KDD 2023)."""
+    return DEAT(
+        params, lr=lr, k1=k1, k2=k2, normalize=normalize, weight_decay=weight_decay, decoupled=decoupled
+    )  # fmt: skip

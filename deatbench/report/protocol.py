@@ -1,0 +1,90 @@
+"""What a board's numbers mean, in sentences that follow from its records."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from deatbench.records import EvaluationRecord
+from deatbench.report.boards import Board
+from deatbench.report.escape import plain
+from deatbench.report.metrics import describe, place
+
+BALL = {
+    "Linf": "Every pixel value may move by at most ε = {eps}",
+    "L2": "The Euclidean length of the change, over all pixel values of an image, is at most ε = {eps}",
+}
+
+
+def protocol(board: Board) -> list[tuple[str, str]]:
+    """Terms and their explanations for the box on a board's page."""
+    terms = [
+        (
+            "Threat",
+            BALL[board.threat.norm].format(eps=board.threat.eps_text) + ". Pixels lie in [0, 1] before and after.",
+        ),
+        ("Test images", _images(board)),
+    ]
+    names = {name for record in board.evaluations for name in record.metrics}
+    terms += [(info.title, info.description) for info in (describe(name) for name in sorted(names, key=place))]
+    terms.append(("Attack settings", _settings(board.evaluations)))
+    if any(run.training for run in board.runs):
+        terms.append(("Best and last", _checkpoints(board)))
+    terms += [
+        (
+            "Intervals",
+            "95 % Wilson intervals over the test images. ± is the standard deviation over seeds, another thing: it "
+            "says how much training again changes the number.",
+        ),
+        (
+            "Ranking",
+            "By worst-case accuracy. A row without AutoAttack is listed behind and has no rank: PGD and CW alone "
+            "only bound robustness from above. A flagged row comes last and has no rank: its number may not be what it "
+            "seems. Sorting keeps these groups apart. Where intervals overlap, the order is not settled.",
+        ),
+        (
+            "Repeats",
+            "Of several evaluations of the same weights, the one with the most images counts; of equally large ones, "
+            "the lowest value.",
+        ),
+    ]
+    return terms
+
+
+def _images(board: Board) -> str:
+    used = Counter(
+        (record.dataset.split, record.dataset.n, record.samples.indices == "first") for record in board.evaluations
+    )
+    parts = [
+        f"{'the first' if first else 'a listed choice of'} {n:,} of the {plain(split)} split"
+        + (f" ({times}×)" if len(used) > 1 else "")
+        for (split, n, first), times in sorted(used.items())
+    ]
+    return f"Tested on {'; '.join(parts)}. The same images for every attack of an evaluation."
+
+
+def _settings(records: list[EvaluationRecord]) -> str:
+    """Parameters of each attack; where records differ, each setting with the number of evaluations that used it."""
+    used: dict[str, Counter[str]] = {}
+    for record in records:
+        for attack in record.attacks:
+            used.setdefault(plain(attack.name), Counter())[_parameters(attack.params)] += 1
+    parts = []
+    for name, settings in sorted(used.items(), key=lambda item: place(item[0])):
+        texts = [text if len(settings) == 1 else f"{text} ({times}×)" for text, times in sorted(settings.items())]
+        parts.append(f"{name}: {' or '.join(texts)}")
+    return "; ".join(parts) + "." if parts else "No attack was run."
+
+
+def _parameters(params: dict[str, object]) -> str:
+    texts = [f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in sorted(params.items())]
+    return plain(", ".join(texts)) or "no parameters"
+
+
+def _checkpoints(board: Board) -> str:
+    sizes = sorted({(run.training.n_train, run.training.n_val) for run in board.runs if run.training})
+    split = " or ".join(f"{n_train:,} + {n_val:,}" for n_train, n_val in sizes)
+    return (
+        "Best is the epoch with the highest robust accuracy on a validation split held out from the training images, "
+        f"last is the final epoch; the test images choose nothing. Training + validation images: {split}."
+    )

@@ -41,7 +41,7 @@ class Threat(Record):
 
     @model_validator(mode="after")
     def _text_is_value(self) -> Threat:
-        if parse_eps(self.eps_text) != self.eps:
+        if self.eps_text != self.eps_text.strip() or parse_eps(self.eps_text) != self.eps:
             raise ValueError(f"eps_text {self.eps_text!r} is not eps {self.eps}")
         return self
 

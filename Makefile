@@ -1,0 +1,15 @@
+.PHONY: test slow check boards
+
+test:
+	python -m pytest
+
+slow:
+	python -m pytest -m slow
+
+check:
+	ruff check deatbench tests
+	ruff format --check deatbench tests
+	mypy
+
+boards:
+	deatbench leaderboard build

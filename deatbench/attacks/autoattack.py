@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.attacks.base import ATTACKS, Attack
+from deatbench.attacks.borrow import frozen
+from deatbench.attacks.gradient import cross_entropy, input_gradient
 from deatbench.attacks.rng import ExampleRng
 from deatbench.errors import ConfigError
 from deatbench.threats import ThreatModel
@@ -73,11 +75,11 @@ class Member(Attack):
         from pyautoattack import AutoAttack as Published
 
         devices = [x_NCHW.device] if x_NCHW.is_cuda else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), frozen(model):
             x_NCHW = x_NCHW.contiguous()
             targets = min(TARGETS, _num_classes(model, x_NCHW) - 1)
             suite = Published(
-                _FreshLogits(model).eval(), norm=threat.norm, eps=threat.eps, seed=rng.seed, device=x_NCHW.device
+                _FreshLogits(model), norm=threat.norm, eps=threat.eps, seed=rng.seed, device=x_NCHW.device
             )
             suite.apgd.loss = "ce"
             suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = targets
@@ -88,7 +90,11 @@ class Member(Attack):
                 "fab-t": suite.fab.perturb,
                 "square": suite.square.perturb,
             }[self.member]
-            return run(x_NCHW, y_N.long()).detach()
+            try:
+                return run(x_NCHW, y_N.long()).detach()
+            except RuntimeError:
+                input_gradient(model, x_NCHW[:1], y_N[:1], cross_entropy)  # if this is why, it says so
+                raise
 
 
 def _num_classes(model: nn.Module, x_NCHW: Tensor) -> int:

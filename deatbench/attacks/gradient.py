@@ -12,19 +12,26 @@ from deatbench.errors import DeatbenchError
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits_NK, y_N) -> loss_N
 
 
+class InterruptedGradient(DeatbenchError):
+    """The logits do not depend differentiably on the input (JPEG, numpy, a detach inside the model)."""
+
+    def __init__(self) -> None:
+        super().__init__("the model's gradient is interrupted", "only square and transfer attacks apply to it")
+
+
 def input_gradient(model: nn.Module, x_NCHW: Tensor, y_N: Tensor, loss: Loss) -> Tensor:
     """d(sum of losses)/dx, shape of x. Weight gradients are neither computed nor touched.
 
-    Raises DeatbenchError if the logits do not depend differentiably on the input (JPEG, rounding in the model).
+    Raises InterruptedGradient if the logits do not depend differentiably on the input.
     """
     with torch.enable_grad():
         x = x_NCHW.detach().requires_grad_(True)
         total = loss(model(x), y_N).sum()
         if total.grad_fn is None:
-            raise DeatbenchError("the model's gradient is interrupted", "only square and transfer attacks apply to it")
+            raise InterruptedGradient
         (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
     if gradient is None:
-        raise DeatbenchError("the model's gradient is interrupted", "only square and transfer attacks apply to it")
+        raise InterruptedGradient
     return gradient
 
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.attacks import Attack
+from deatbench.attacks.borrow import mode
+from deatbench.attacks.gradient import InterruptedGradient
 from deatbench.attacks.rng import ExampleRng
 from deatbench.data import Images
 from deatbench.engine.monitor import Monitor
@@ -63,15 +65,13 @@ def evaluate(
     """Attack `model` on `images` with each of `attacks`.
 
     The model must return logits [N, K] for float32 images in [0, 1]; it is used in eval mode and left in the mode it
-    came in. Raises ConfigError if images, labels and model do not fit, DeatbenchError on NaN logits.
+    came in. An attack that needs a gradient where the model interrupts it succeeds nowhere. Raises ConfigError if images, labels and model do not fit, DeatbenchError on NaN logits.
     """
     monitor = monitor or Monitor()
     judge = _Judge(model, images, threat, seed, batch_size, torch.device(device), monitor)
-    was_training = model.training
-    model.eval()
     started = time.perf_counter()
     try:
-        with strict_float32():
+        with strict_float32(), mode(model, training=False):
             clean_N = judge.clean()
             robust: dict[str, np.ndarray] = {}
             results: list[AttackResult] = []
@@ -80,8 +80,6 @@ def evaluate(
                 results += steps
     except KeyboardInterrupt:
         raise InterruptedRun("evaluation stopped", "nothing was recorded; run it again") from None
-    finally:
-        model.train(was_training)
     return Evaluation(clean_N, robust, tuple(results), time.perf_counter() - started)
 
 
@@ -98,7 +96,7 @@ class _Judge:
         device: torch.device,
         monitor: Monitor,
     ) -> None:
-        self.model = PassCounter(model, monitor).eval()
+        self.model = PassCounter(model, monitor)
         self.images = images
         self.threat = threat
         self.seed = seed
@@ -125,8 +123,11 @@ class _Judge:
         for member in attack.members():
             before, images_before, started = robust_N.mean(), self.model.images, time.perf_counter()
             self.monitor.start(member.name, float(robust_N.sum()) * member.passes(self.num_classes) * member.runs)
-            for run in range(member.runs):
-                self._run(member, run, robust_N)
+            try:
+                for run in range(member.runs):
+                    self._run(member, run, robust_N)
+            except InterruptedGradient as error:  # no success is no proof of robustness: soundness flags such a model
+                self.monitor.note(f"{member.name}: {error.message}")
             self.monitor.finish(f"{before:.2%} -> {robust_N.mean():.2%}")
             results.append(
                 AttackResult(

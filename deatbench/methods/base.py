@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from deatbench.attacks.borrow import mode
 from deatbench.attacks.rng import BatchRng
 from deatbench.registry import Registry
 from deatbench.threats import ThreatModel
@@ -61,7 +60,7 @@ class Method(ABC):
 
     def step(self, model: nn.Module, batch: Batch, inner: Inner) -> Losses:
         """Perturb, then the loss; the caller does backward and update."""
-        with batch_norm_mode(model, inner.bn_mode):
+        with mode(model, training=inner.bn_mode == "train"):
             x_adv_NCHW = self.perturb(model, batch, inner)
         return self.loss(model, batch, x_adv_NCHW.detach())
 
@@ -71,14 +70,3 @@ class Method(ABC):
 
 
 METHODS: Registry[type[Method]] = Registry("method", "deatbench.methods")
-
-
-@contextmanager
-def batch_norm_mode(model: nn.Module, mode: Literal["eval", "train"]) -> Iterator[None]:
-    """Run the attack with the model in `mode`, then put it back; running statistics stay untouched in "eval"."""
-    was_training = model.training
-    model.train(mode == "train")
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -1,0 +1,7 @@
+"""`python -m deatbench` is `deatbench`."""
+
+import sys
+
+from deatbench.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,121 @@
+"""`deatbench`: the group of commands, and how errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import rich_click as click
+
+from deatbench import __version__
+from deatbench.cli.lazy import LazyGroup
+from deatbench.errors import DeatbenchError
+
+COMMANDS = {
+    "run": "deatbench.cli.run:run",
+    "train": "deatbench.cli.train:train",
+    "eval": "deatbench.cli.eval:evaluate",
+    "leaderboard": "deatbench.cli.leaderboard:leaderboard",
+    "zoo": "deatbench.cli.zoo:zoo",
+    "ls": "deatbench.cli.ls:ls",
+    "data": "deatbench.cli.data:data",
+    "doctor": "deatbench.cli.doctor:doctor",
+    "completion": "deatbench.cli.completion:completion",
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    commands_at=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+@click.version_option(__version__, prog_name="deatbench")
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path),
+    envvar="DEATBENCH_HOME",
+    default=".",
+    show_default=True,
+    help="Working folder: runs/, model_zoo/, leaderboards/ and evaluations/ lie in it.",
+)
+@click.option("--debug", is_flag=True, envvar="DEATBENCH_DEBUG", help="Show the traceback of an error.")
+def cli(home: Path, debug: bool) -> None:
+    """Train, attack and rank image classifiers: adversarial robustness whose numbers can be re-checked.
+
+    \b
+    Examples:
+      deatbench run --arch vgg16 --method deat       train, attack, publish: the whole way
+      deatbench eval --autoattack                    attack the latest model again
+      deatbench eval ./my.py:net --dataset cifar10 --eps 8/255 --autoattack
+      deatbench leaderboard serve                    look at the pages
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; without `argv`, that of this process."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("DEATBENCH_DEBUG", "0") not in ("", "0")
+    if argv is None:
+        _own_the_process(debug)
+    try:
+        cli.main(arguments, prog_name="deatbench", standalone_mode=False, obj=arguments)
+        sys.stdout.flush()
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return error.exit_code
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code, debug, _help_hint(error))
+    except DeatbenchError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return _fail("interrupted", 130, debug)
+    except BrokenPipeError:
+        _silence_stdout()
+        return 0
+    except Exception as error:
+        hint = "" if debug else " (a defect of deatbench; DEATBENCH_DEBUG=1 shows the traceback)"
+        return _fail(f"unexpected {type(error).__name__}: {error}{hint}", 1, debug)
+    return 0
+
+
+def _own_the_process(debug: bool) -> None:
+    """Settings that only the real command may make: warnings, encoding errors, SIGTERM as Ctrl-C."""
+    if not debug and not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _help_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f" (see `{context.command_path} --help`)" if context is not None else ""
+
+
+def _fail(message: str, exit_code: int, debug: bool, hint: str = "") -> int:
+    if debug:
+        traceback.print_exc()
+    line = " ".join(message.split())
+    print("error: " + "".join(c if c.isprintable() else "?" for c in line) + hint, file=sys.stderr, flush=True)
+    return exit_code
+
+
+def _silence_stdout() -> None:
+    """The reader of our pipe left (`deatbench ls archs | head -1`): nothing more can be said, nor need be."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        sys.stdout = sys.stderr

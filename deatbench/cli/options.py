@@ -1,0 +1,82 @@
+"""Options that several commands share, so that they read and mean the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import rich_click as click
+
+from deatbench.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _home(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
+    """The command's own --home, else the one before the command (which also reads DEATBENCH_HOME)."""
+    inherited: Path = ctx.find_root().params.get("home") or Path()
+    return value or inherited
+
+
+home = click.option(
+    "--home",
+    type=click.Path(path_type=Path),
+    callback=_home,
+    help="Working folder (also DEATBENCH_HOME; default: here).",
+)
+data_dir = click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Folder that holds data sets (also DEATBENCH_DATA)."
+)
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: torch's own choice.")
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of a table.")
+
+
+def training(function: F) -> F:
+    """The options that say what is trained: those of `run` and `train`."""
+    for option in reversed(
+        (
+            click.option("--arch", required=True, metavar="A", help="Architecture; `deatbench ls archs`."),
+            click.option("--method", required=True, metavar="M", help="Training method; `deatbench ls methods`."),
+            click.option(
+                "--dataset",
+                default="auto",
+                show_default=True,
+                metavar="D",
+                help="Data set; auto is CIFAR-10 where it is found, else the embedded digits.",
+            ),
+            data_dir,
+            click.option("--recipe", metavar="R", help="Recipe by name or .yaml file; default: fits data and device."),
+            click.option(
+                "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe."
+            ),
+            click.option("--epochs", type=int, metavar="N", help="Length of the training."),
+            click.option("--seed", "seeds", default="0", show_default=True, metavar="S", help="One or more: 0,1,2."),
+            device,
+            threads,
+            home,
+            click.option("--out", type=click.Path(path_type=Path), help="Working folder of this command, as --home."),
+            click.option("--resume", is_flag=True, help="Continue an interrupted run (also done without asking)."),
+            click.option("--fresh", is_flag=True, help="Start over even if this run was begun or finished before."),
+            as_json,
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,1,2` as numbers. Raises ConfigError unless they are distinct whole numbers >= 0."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise ConfigError(f"--seed {text!r} is not a list of whole numbers", "for example --seed 0,1,2")
+    if len({int(part) for part in parts}) < len(parts):
+        raise ConfigError(f"--seed {text!r} names a seed twice")
+    return [int(part) for part in parts]
+
+
+def parse_names(text: str | None) -> list[str]:
+    """`pgd-20,cw-20` as names, without repeats."""
+    names = [name.strip() for name in (text or "").split(",")]
+    return list(dict.fromkeys(name for name in names if name))

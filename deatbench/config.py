@@ -8,13 +8,14 @@ The result is one frozen `RunConfig`; its digest is part of the run's name, so a
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from deatbench.errors import ConfigError, MissingError, UnknownNameError
 from deatbench.records import Norm, digest_of, parse_eps
@@ -24,6 +25,13 @@ MAX_RECIPE_BYTES = 1 << 20
 
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_yes_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("yes and no are no value for this key")
+        return value
 
 
 class Spec(BaseModel):
@@ -36,6 +44,13 @@ class Spec(BaseModel):
     @classmethod
     def _bare_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _finite(self) -> Spec:
+        for key, value in self.params.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key} must be a finite number")
+        return self
 
     @property
     def params(self) -> dict[str, Any]:
@@ -149,17 +164,21 @@ def load_recipe(name: str) -> dict[str, Any]:
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """YAML mapping through the safe loader, without aliases (no alias bombs). Raises ConfigError."""
+    value = _load_yaml(text, where)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} is not a mapping of keys to values")
+    return value
+
+
+def _load_yaml(text: str, where: str) -> Any:
     if len(text) > MAX_RECIPE_BYTES:
         raise ConfigError(f"{where} is larger than {MAX_RECIPE_BYTES >> 20} MiB")
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
             raise ConfigError(f"{where} uses YAML aliases", "write the values out")
-        value = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} is not a mapping of keys to values")
-    return value
 
 
 def build_config(
@@ -185,7 +204,10 @@ def build_config(
     merged: dict[str, Any] = _merge({}, layers)
     if isinstance(merged.get("arch"), dict):
         merged["arch"] = {key: value for key, value in merged["arch"].items() if key in arch_params}
-    merged = _merge(merged, per_method.get(method) or {})
+    for_method = per_method.get(method) or {}
+    if not isinstance(for_method, dict):
+        raise ConfigError(f"recipe {recipe}: methods.{method} must be a mapping of keys to values")
+    merged = _merge(merged, for_method)
     merged = _merge(merged, {"arch": {"name": arch}, "method": {"name": method}})
     for text in overrides:
         merged = _merge(merged, _parse_override(text))
@@ -222,6 +244,8 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         if isinstance(old, str) and isinstance(value, Mapping):
             old = {"name": old}
+        if isinstance(old, dict) and "name" in old and isinstance(value, str):
+            value = {"name": value}
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
     return merged
 
@@ -230,8 +254,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r} is not key=value", "for example --set optimizer.lr=0.1")
-    parsed: Any = yaml.safe_load(value) if value.strip() else ""
-    nested: Any = _number(parsed)
+    nested: Any = _number(_load_yaml(value, f"--set {key}")) if value.strip() else ""
     for part in reversed(key.strip().split(".")):
         nested = {part: nested}
     return nested

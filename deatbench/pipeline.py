@@ -20,18 +20,19 @@ from deatbench.config import RunConfig, Spec, build_config, dump_config
 from deatbench.data import DATASETS, Dataset, found, load_dataset
 from deatbench.data.augment import augment
 from deatbench.engine.checkpoint import load_state, weights_sha256
-from deatbench.engine.environment import choose_device, environment, hardware_name
+from deatbench.engine.environment import environment, hardware_name
+from deatbench.engine.evaluate import check_fit, strict_float32
 from deatbench.engine.evaluate import evaluate as attack_model
 from deatbench.engine.interruption import interruption
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.seeding import seed_everything
 from deatbench.engine.state import TrainState
 from deatbench.engine.train import Plan, fit
-from deatbench.errors import DeatbenchError
+from deatbench.errors import ConfigError, DeatbenchError
 from deatbench.methods import METHODS
 from deatbench.methods.base import Inner
 from deatbench.models import LoadedModel
-from deatbench.models.weights import load_weights
+from deatbench.models.runs import trained_model
 from deatbench.optim import OPTIMIZERS
 from deatbench.records import (
     Checkpoint,
@@ -41,13 +42,12 @@ from deatbench.records import (
     ModelInfo,
     ModelSpec,
     Samples,
-    TrainingInfo,
     TrainingRecord,
     digest_of,
     metrics_of,
     pack_bits,
 )
-from deatbench.soundness import inspect_model
+from deatbench.soundness import inspect_model, judge_results
 from deatbench.store import Home, RunFolder, atomic_write_bytes, atomic_write_text, read_record, sha256_of, write_record
 from deatbench.threats import ThreatModel, make_threat
 
@@ -137,14 +137,14 @@ def train(config: RunConfig, machine: Machine, *, fresh: bool = False, monitor: 
     """
     monitor = monitor or Monitor()
     folder = machine.home.run(config.run_id)
+    if folder.finished and not fresh:
+        monitor.note(f"{folder.path.name} is already trained (--fresh trains it again)")
+        return folder
+    data = load_dataset(config.dataset, machine.data_dir, val_fraction=config.val_fraction)
+    plan, state = prepare(config, data, machine.device)  # all that can be wrong is, before anything is written
     with folder.locked(), interruption() as stop:
         if fresh:
             _clear(folder)
-        if folder.finished:
-            monitor.note(f"{folder.path.name} is already trained (--fresh trains it again)")
-            return folder
-        data = load_dataset(config.dataset, machine.data_dir, val_fraction=config.val_fraction)
-        plan, state = _prepare(config, data, machine.device)
         atomic_write_text(folder.config, dump_config(config))
         saved = load_state(folder, machine.device, monitor)
         if saved is not None:
@@ -161,7 +161,8 @@ def _clear(folder: RunFolder) -> None:
         path.unlink(missing_ok=True)
 
 
-def _prepare(config: RunConfig, data: Dataset, device: torch.device) -> tuple[Plan, TrainState]:
+def prepare(config: RunConfig, data: Dataset, device: torch.device) -> tuple[Plan, TrainState]:
+    """The plan of a run and its state before the first step. Raises ConfigError where arch and images do not fit."""
     channels, height, _ = data.image_shape
     spec = ModelSpec(
         arch=config.arch.name,
@@ -220,46 +221,6 @@ def _training_record(
     )
 
 
-def trained_model(folder: RunFolder, checkpoint: Checkpoint, device: torch.device) -> LoadedModel:
-    """The best or last network of a finished run."""
-    record = read_record(folder.training, TrainingRecord)
-    config = RunConfig.model_validate(record.config)
-    module, spec = load_weights(folder.weights(checkpoint), device, expect_sha256=record.weights[checkpoint])
-    return LoadedModel(
-        module=module,
-        name=record.id,
-        arch=spec.arch,
-        params=spec.params,
-        source=f"{record.id}/{checkpoint}.safetensors",
-        dataset=record.dataset,
-        threat=make_threat(config.threat.norm, config.threat.eps).record(),
-        training=training_info(record, checkpoint),
-        evaluations=folder.evaluations,
-    )
-
-
-def training_info(record: TrainingRecord, checkpoint: Checkpoint) -> TrainingInfo:
-    """What an evaluation says about how its weights were trained."""
-    config = RunConfig.model_validate(record.config)
-    return TrainingInfo(
-        run_id=record.id,
-        method=config.method.name,
-        recipe=config.recipe,
-        digest=record.digest,
-        optimizer=config.optimizer.name,
-        seed=config.seed,
-        epochs=config.epochs,
-        checkpoint=checkpoint,
-        checkpoint_epoch=record.best_epoch if checkpoint == "best" else config.epochs,
-        seconds=record.seconds,
-        hardware=record.hardware,
-        n_train=record.n_train,
-        n_val=record.n_val,
-        bn_mode=config.attack.bn_mode,
-        config=record.config,
-    )
-
-
 def evaluate(
     model: LoadedModel,
     data: Dataset,
@@ -278,10 +239,18 @@ def evaluate(
     if len(images) == 0:
         raise DeatbenchError(f"the test split of {data.name} is empty")
     module = model.module.to(machine.device).eval().requires_grad_(False)
-    flags = inspect_model(module, images, threat, device=machine.device)
+    num_classes = check_fit(module, images, machine.device)
+    if num_classes != data.num_classes:
+        raise ConfigError(
+            f"{model.source} has {num_classes} classes, data set {data.name} has {data.num_classes}",
+            f"it was trained for {model.dataset}" if model.dataset else "choose its data set with --dataset",
+        )
+    with strict_float32():
+        flags = inspect_model(module, images, threat, device=machine.device)
     done = attack_model(
         module, images, threat, chosen, seed=seed, batch_size=batch_size, device=machine.device, monitor=monitor
     )
+    flags += judge_results(done.clean_N, done.robust, done.attacks, threat)
     samples = Samples(
         n=len(images),
         clean=pack_bits(done.clean_N),
@@ -329,6 +298,8 @@ def run(
     for checkpoint, attacks in (("best", plan.attacks), ("last", plan.last_attacks)):
         path = folder.evaluations / f"{checkpoint}-{digest_of(plan.model_dump(mode='json'))[:8]}.json"
         if not path.is_file():
+            if monitor is not None:
+                monitor.note(f"attacking the {checkpoint} weights of {folder.path.name}")
             model = trained_model(folder, checkpoint, machine.device)
             record = evaluate(
                 model, data, threat, attacks, machine,

@@ -53,9 +53,9 @@ class Threat(Record):
 
 def parse_eps(text: str) -> float:
     """The radius written as `8/255`, `0.031` or `1e-3`. Raises ConfigError unless it is finite and > 0."""
-    numerator, _, denominator = text.strip().partition("/")
+    numerator, slash, denominator = text.strip().partition("/")
     try:
-        value = float(numerator) / float(denominator) if denominator else float(numerator)
+        value = float(numerator) / float(denominator) if slash else float(numerator)
     except (ValueError, ZeroDivisionError):
         raise ConfigError(f"eps {text!r} is not a number", "write it as 8/255 or 0.03") from None
     if not (math.isfinite(value) and value > 0):

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from deatbench.errors import ConfigError, UnknownNameError
 
@@ -47,6 +47,7 @@ class _Pattern:
     """A registered name, possibly with fields such as `{steps:int}`."""
 
     def __init__(self, template: str) -> None:
+        self.template = template
         self.types = {field: kind for field, kind in _FIELD.findall(template)}
         literal = _FIELD.split(template)
         parts = [re.escape(literal[0])]
@@ -59,6 +60,13 @@ class _Pattern:
         if found is None:
             return None
         return {field: self._cast(name, field, text) for field, text in found.groupdict().items()}
+
+    def like(self, name: str) -> str:
+        """An example of the template with what `name` may have meant: `pgd-20` for `pdg20`."""
+        numbers, (_, slash, text) = iter(re.findall(r"[0-9]+", name)), name.rpartition("/")
+        return _FIELD.sub(
+            lambda field: next(numbers, "10") if field[2] == "int" else text if slash else field[0], self.template
+        )
 
     def _cast(self, name: str, field: str, text: str) -> Any:
         if self.types[field] != "int":
@@ -112,7 +120,8 @@ class Registry(Generic[T]):
                 return Resolved(name, self._targets[template], params)
         few = len(self._targets) <= 4
         listing = f"known: {', '.join(self.names())}" if few else f"`deatbench ls {self.kind}s` lists all"
-        raise UnknownNameError(self.kind, name, self.names(), listing)
+        known = [self._patterns[known].like(name) if known in self._patterns else known for known in self.names()]
+        raise UnknownNameError(self.kind, name, known, listing)
 
     def bind(self, name: str, params: Mapping[str, Any], context: Collection[str] = ()) -> dict[str, Any]:
         """The hyper-parameters of `name`: its defaults, overridden by the name's own fields and by `params`.
@@ -133,18 +142,23 @@ class Registry(Generic[T]):
                 near = difflib.get_close_matches(key, bound, n=1, cutoff=0.5)
                 known = f"did you mean {near[0]}?" if near else f"it has {', '.join(bound) or 'none'}"
                 raise ConfigError(f"{self.kind} {name!r} has no parameter {key!r}", known)
-            try:
-                bound[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
-            except ValidationError as error:
-                raise ConfigError(f"{self.kind} {name!r}: {key}={value!r}: {error.errors()[0]['msg']}") from error
+            bound[key] = self._typed(name, key, hints.get(key, Any), value)
         return bound
+
+    def _typed(self, name: str, key: str, hint: Any, value: Any) -> Any:
+        if isinstance(value, bool) and hint in (int, float):
+            raise ConfigError(f"{self.kind} {name!r}: {key}={value!r}: Input should be a number")
+        try:
+            return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+        except ValidationError as error:
+            raise ConfigError(f"{self.kind} {name!r}: {key}={value!r}: {error.errors()[0]['msg']}") from error
 
     def __getitem__(self, name: str) -> T:
         return self.resolve(name).target
 
     def __contains__(self, name: str) -> bool:
         self._load()
-        return name in self._targets or any(p.match(name) is not None for p in self._patterns.values())
+        return name in self._targets or any(p.regex.fullmatch(name) for p in self._patterns.values())
 
     def summary(self, name: str) -> str:
         """First line of the target's docstring."""

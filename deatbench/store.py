@@ -99,7 +99,7 @@ def read_record(path: Path, kind: type[M]) -> M:
         raise ConfigError(f"{path} is not UTF-8 text") from error
     try:
         parse_json(text, str(path))
-        return kind.model_validate_json(text)
+        return kind.model_validate_json(text, strict=True)  # no booleans or texts as numbers
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or kind.__name__

@@ -20,19 +20,26 @@ class InterruptedGradient(DeatbenchError):
 
 
 def input_gradient(model: nn.Module, x_NCHW: Tensor, y_N: Tensor, loss: Loss) -> Tensor:
-    """d(sum of losses)/dx, shape of x. Weight gradients are neither computed nor touched.
+    """d(sum of losses)/dx, shape of x. Raises DeatbenchError as `ascent_direction` does."""
+    return ascent_direction(model, x_NCHW, y_N, loss)[0]
 
-    Raises InterruptedGradient if the logits do not depend differentiably on the input.
+
+def ascent_direction(model: nn.Module, x_NCHW: Tensor, y_N: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+    """(gradient of the summed loss with respect to x, loss_N, logits_NK) from one forward and one backward pass.
+
+    Weight gradients are neither computed nor touched. Raises InterruptedGradient if the logits do not depend differentiably on the input.
     """
     with torch.enable_grad():
         x = x_NCHW.detach().requires_grad_(True)
-        total = loss(model(x), y_N).sum()
+        logits_NK = model(x)
+        loss_N = loss(logits_NK, y_N)
+        total = loss_N.sum()
         if total.grad_fn is None:
             raise InterruptedGradient
         (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
     if gradient is None:
         raise InterruptedGradient
-    return gradient
+    return gradient, loss_N.detach(), logits_NK.detach()
 
 
 def cross_entropy(logits_NK: Tensor, y_N: Tensor) -> Tensor:

@@ -28,6 +28,12 @@ class ExampleRng:
         self._stream = stream
         self._draws = 0
 
+    per_image = True
+
+    def columns(self, count: int) -> list[list[int]]:
+        """Which target classes may be attacked together: all of them, since no draw depends on another's success."""
+        return [list(range(count))]
+
     def uniform(self, like_NCHW: Tensor) -> Tensor:
         """Uniform on [0, 1), float32, shaped like `like_NCHW` and on its device."""
         return self._draw(like_NCHW, lambda generator, shape: generator.random(shape, dtype=np.float32))
@@ -44,6 +50,31 @@ class ExampleRng:
         for row, index in zip(rows, self._indices, strict=True):
             row[...] = sample(np.random.Generator(np.random.Philox(key=[key, index])), row.shape)
         return torch.from_numpy(rows).to(like.device)
+
+
+class PublishedRng:
+    """pyautoattack's own draws: one stream for a batch, restarted by each attack, in the order of the published code.
+
+    With it our attacks reach the published code's verdicts one by one, at the price that these depend on the batch.
+    """
+
+    per_image = False
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def columns(self, count: int) -> list[list[int]]:
+        """One target class after the other: the draws for each depend on which images still stand."""
+        return [[column] for column in range(count)]
+
+    def uniform(self, like_NCHW: Tensor) -> Tensor:
+        """Uniform on [0, 1), drawn on the CPU."""
+        return torch.rand(like_NCHW.shape, generator=self._generator).to(like_NCHW.device)
+
+    def normal(self, like_NCHW: Tensor) -> Tensor:
+        """Standard normal, drawn on the CPU."""
+        return torch.randn(like_NCHW.shape, generator=self._generator).to(like_NCHW.device)
 
 
 class BatchRng:

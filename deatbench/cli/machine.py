@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from deatbench.errors import MissingError
+from deatbench.errors import DeatbenchError, MissingError
 
 if TYPE_CHECKING:
     from deatbench.pipeline import Machine
@@ -38,6 +39,15 @@ def make_machine(ctx: click.Context, *, home: Path, device: str, data_dir: Path 
         data_dir=data_dir,
         command=command_line(ctx.find_root().obj or []),
     )
+
+
+def check_writable(folder: Path) -> None:
+    """Raises DeatbenchError unless `folder`, or what will hold it, can be written: better now than after the work."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise DeatbenchError(f"cannot write into {folder}: {existing} is not a folder", "choose another --out")
+    if not os.access(existing, os.W_OK):
+        raise DeatbenchError(f"cannot write into {folder}: no permission", "choose another --out")
 
 
 def command_line(arguments: Sequence[str]) -> str:

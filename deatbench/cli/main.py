@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 import rich_click as click
+from click.exceptions import Abort
 
 from deatbench import __version__
 from deatbench.cli.lazy import LazyGroup
@@ -64,26 +65,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         _own_the_process(debug)
     try:
-        cli.main(arguments, prog_name="deatbench", standalone_mode=False, obj=arguments)
+        code = cli.main(arguments, prog_name="deatbench", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
-        return error.exit_code
+    except SystemExit as stop:  # click's own endings: help without a command, completion, a closed pipe
+        return stop.code if isinstance(stop.code, int) else 1
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code, debug, _help_hint(error))
     except DeatbenchError as error:
         return _fail(str(error), error.exit_code, debug)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, Abort):
         return _fail("interrupted", 130, debug)
     except BrokenPipeError:
         _silence_stdout()
-        return 0
+        return 1
     except Exception as error:
         hint = "" if debug else " (a defect of deatbench; DEATBENCH_DEBUG=1 shows the traceback)"
         return _fail(f"unexpected {type(error).__name__}: {error}{hint}", 1, debug)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _own_the_process(debug: bool) -> None:

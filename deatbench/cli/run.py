@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
 from deatbench.cli import options
+
+if TYPE_CHECKING:
+    from deatbench.config import RunConfig
+    from deatbench.pipeline import Machine, RunResult
 
 
 @click.command()
@@ -34,10 +40,10 @@ def run(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Train a model, measure its robustness, and put it on the leaderboards.
+    """Train a model, attack it, publish the result.
 
     The best and the last checkpoint are both evaluated: PGD-20, CW-20, and AutoAttack on the best. Everything lands
-    in the working folder: runs/, model_zoo/, leaderboards/. A run that was interrupted is continued by the same command.
+    in the working folder: runs/, model_zoo/, leaderboards/. The same command continues a run that was interrupted.
 
     \b
     Examples:
@@ -48,27 +54,18 @@ def run(
     """
     from deatbench.cli.configuring import Asked, configurations
     from deatbench.cli.machine import data_on_stdout, make_machine
-    from deatbench.cli.monitor import make_monitor
 
     machine = make_machine(ctx, home=out or home, device=device, data_dir=data_dir, threads=threads)
-    asked = Asked(arch, method, dataset, recipe, overrides, epochs, seeds, resume, fresh)
     with data_on_stdout():
+        asked = Asked(arch, method, dataset, recipe, overrides, epochs, seeds, resume, fresh)
         configs = configurations(asked, machine)
     if dry_run:
         from deatbench.cli.forecast import print_forecast
 
         print_forecast(configs, machine, as_json)
         return
-
-    from deatbench import pipeline
-    from deatbench.report import build_leaderboards
-
-    results = []
     with data_on_stdout():
-        for config in configs:
-            with make_monitor(f"seed {config.seed}  " if len(configs) > 1 else "") as monitor:
-                results.append(pipeline.run(config, machine, fresh=fresh, monitor=monitor))
-        pages = build_leaderboards(machine.home)
+        results, index = _run_all(configs, machine, fresh)
     records = [record for result in results for record in result.evaluations]
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
@@ -76,7 +73,30 @@ def run(
         from deatbench.cli.tables import print_evaluations
 
         print_evaluations(records)
+    _say_where(results, index, machine)
+
+
+def _run_all(configs: list[RunConfig], machine: Machine, fresh: bool) -> tuple[list[RunResult], Path]:
+    """Every seed in turn, then the pages; returns the results and the pages' index."""
+    from deatbench import pipeline
+    from deatbench.cli.downloading import fetch_if_missing
+    from deatbench.cli.machine import check_writable
+    from deatbench.cli.monitor import make_monitor
+    from deatbench.report import build_leaderboards
+
+    check_writable(machine.home.runs)
+    fetch_if_missing(configs[0].dataset, machine)
+    results = []
+    for config in configs:
+        with make_monitor(f"seed {config.seed}  " if len(configs) > 1 else "") as monitor:
+            results.append(pipeline.run(config, machine, fresh=fresh, monitor=monitor))
+    build_leaderboards(machine.home)
+    return results, machine.home.leaderboards / "index.html"
+
+
+def _say_where(results: list[RunResult], index: Path, machine: Machine) -> None:
     for result in results:
         print(f"zoo entry: {result.zoo_entry}", file=sys.stderr)
-    index = next((page for page in pages if page.name == "index.html"), machine.home.leaderboards)
-    print(f"pages:     {index}  (deatbench leaderboard serve shows them)", file=sys.stderr)
+    at = "" if machine.home.path == Path() else f" --home {shlex.quote(str(machine.home.path))}"
+    print(f"pages: {index}", file=sys.stderr)
+    print(f"next: deatbench leaderboard serve{at} · deatbench eval --autoattack{at}", file=sys.stderr)

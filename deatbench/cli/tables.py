@@ -12,16 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from deatbench.records import EvaluationRecord, Metric
+    from deatbench.records import EvaluationRecord, Metric, TrainingRecord
 
 PIPE_WIDTH = 10_000  # nobody reads a pipe at 80 columns: never wrap or cut there
 TITLES = {"clean_acc": "clean", "worst_case_acc": "worst case"}
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows of text under their column names."""
     terminal = sys.stdout.isatty()
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD if terminal else None, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False)
     for column in columns:
         table.add_column(column, no_wrap=not terminal)
     for row in rows:
@@ -33,29 +33,51 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
 
 def print_evaluations(records: Sequence[EvaluationRecord]) -> None:
-    """One line per evaluation: accuracies in percent with their 95 % intervals."""
+    """Accuracies in percent with 95 % intervals: in a pipe a line per record, on a terminal a table per model."""
     names = list(dict.fromkeys(name for record in records for name in record.metrics if name != "worst_case_acc"))
     names += ["worst_case_acc"] if any("worst_case_acc" in record.metrics for record in records) else []
-    columns = ["model", "weights", "threat", "images", *(TITLES.get(name, name) for name in names)]
-    rows = [
-        [
-            record.model.name,
-            record.training.checkpoint if record.training else "-",
-            f"{record.threat.norm} {record.threat.eps_text}",
-            str(record.dataset.n),
-            *(accuracy(record.metrics.get(name)) for name in names),
-        ]
-        for record in records
-    ]
-    print_table(columns, rows)
+    titles = [TITLES.get(name, name) for name in names]
+    if sys.stdout.isatty():
+        for subject in dict.fromkeys(_subject(record) for record in records):
+            print(" · ".join(subject))
+            rows = [_row(record, names, "\n") for record in records if _subject(record) == subject]
+            print_table(["weights", *titles], rows)
+    else:
+        rows = [[*_subject(record), *_row(record, names, " ")] for record in records]
+        print_table(["model", "threat", "images", "weights", *titles], rows)
     for record in records:
         for flag in record.flags:
-            sys.stdout.write(f"flag: {record.id}: {flag.code}: {flag.message}\n")
+            print(f"flag {flag.code} on {record.id}: {flag.message}")
 
 
-def accuracy(metric: Metric | None) -> str:
+def _subject(record: EvaluationRecord) -> tuple[str, str, str]:
+    threat, n = record.threat, record.dataset.n
+    return record.model.name, f"{threat.norm} {threat.eps_text}", f"{n} images" if sys.stdout.isatty() else str(n)
+
+
+def _row(record: EvaluationRecord, names: Sequence[str], between: str) -> list[str]:
+    weights = record.training.checkpoint if record.training else "-"
+    return [weights, *(accuracy(record.metrics.get(name), between) for name in names)]
+
+
+def accuracy(metric: Metric | None, between: str = " ") -> str:
     """`61.1 % [56.0, 66.0]`, or a dash where nothing was measured."""
     if metric is None:
         return "-"
     low, high = (100 * end for end in metric.ci95)
-    return f"{100 * metric.value:.1f} % [{low:.1f}, {high:.1f}]"
+    return f"{100 * metric.value:.1f} %{between}[{low:.1f}, {high:.1f}]"
+
+
+def print_trainings(records: Sequence[TrainingRecord]) -> None:
+    """One line per run and kept checkpoint: accuracy on the validation images."""
+    rows = [
+        [record.id, kept, str(at.epoch), f"{at.loss:.3f}", share(at.val_clean_acc), share(at.val_robust_acc)]
+        for record in records
+        for kept, at in (("best", record.best), ("last", record.final))
+    ]
+    print_table(["run", "weights", "epoch", "loss", "val clean", "val robust"], rows)
+
+
+def share(value: float | None) -> str:
+    """A share in percent, or a dash."""
+    return "-" if value is None else f"{100 * value:.1f} %"

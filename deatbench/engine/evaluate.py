@@ -65,7 +65,8 @@ def evaluate(
     """Attack `model` on `images` with each of `attacks`.
 
     The model must return logits [N, K] for float32 images in [0, 1]; it is used in eval mode and left in the mode it
-    came in. An attack that needs a gradient where the model interrupts it succeeds nowhere. Raises ConfigError if images, labels and model do not fit, DeatbenchError on NaN logits.
+    came in. An attack that needs a gradient where the model interrupts it succeeds nowhere. Raises ConfigError if
+    images, labels and model do not fit, DeatbenchError on NaN logits.
     """
     monitor = monitor or Monitor()
     judge = _Judge(model, images, threat, seed, batch_size, torch.device(device), monitor)
@@ -81,6 +82,30 @@ def evaluate(
     except KeyboardInterrupt:
         raise InterruptedRun("evaluation stopped", "nothing was recorded; run it again") from None
     return Evaluation(clean_N, robust, tuple(results), time.perf_counter() - started)
+
+
+def check_fit(model: nn.Module, images: Images, device: torch.device) -> int:
+    """The number of classes K, from a forward pass of two images. Raises ConfigError if model and images do not fit."""
+    x_NCHW, _ = next(iter(images.batches([torch.arange(min(2, len(images)))], device)))
+    try:
+        with torch.no_grad(), mode(model, training=False):
+            logits_NK = model(x_NCHW)
+    except Exception as error:  # the model may be anybody's code
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"the model does not take images of shape {tuple(x_NCHW.shape[1:])}: {reason}",
+            "choose the data set it was trained for with --dataset",
+        ) from error
+    if not isinstance(logits_NK, Tensor) or logits_NK.ndim != 2 or len(logits_NK) != len(x_NCHW):
+        found = tuple(logits_NK.shape) if isinstance(logits_NK, Tensor) else type(logits_NK).__name__
+        raise ConfigError(f"the model returned {found} for {len(x_NCHW)} images", "it must return logits [N, K]")
+    num_classes, largest = logits_NK.shape[1], int(images.labels_N.max())
+    if largest >= num_classes:
+        raise ConfigError(
+            f"the model has {num_classes} classes, the data set has labels up to {largest}",
+            "choose the data set it was trained for with --dataset",
+        )
+    return num_classes
 
 
 class _Judge:
@@ -107,11 +132,12 @@ class _Judge:
 
     def clean(self) -> np.ndarray:
         """Which images are classified correctly; checks on the way that model and data fit."""
+        self.num_classes = check_fit(self.model.model, self.images, self.device)
         correct_N = np.zeros(len(self.images), dtype=bool)
         self.monitor.start("clean", len(self.images))
         for indices, (x_NCHW, y_N) in self._batches(torch.arange(len(self.images))):
             logits_NK = self._logits(x_NCHW)
-            self._check(logits_NK, x_NCHW, y_N)
+            self._check(logits_NK, x_NCHW)
             correct_N[indices] = (logits_NK.argmax(1) == y_N).cpu().numpy()
         self.monitor.finish(f"{correct_N.mean():.2%}")
         return correct_N
@@ -165,16 +191,7 @@ class _Judge:
         batches = list(indices_N.split(self.batch_size)) if len(indices_N) else []
         return zip(batches, self.images.batches(batches, self.device), strict=True)
 
-    def _check(self, logits_NK: Tensor, x_NCHW: Tensor, y_N: Tensor) -> None:
-        if logits_NK.ndim != 2 or len(logits_NK) != len(x_NCHW):
-            shape = tuple(logits_NK.shape)
-            raise ConfigError(f"the model returned shape {shape} for {len(x_NCHW)} images", "it must return logits [N, K]")
-        self.num_classes = logits_NK.shape[1]
-        if int(y_N.max()) >= self.num_classes:
-            raise ConfigError(
-                f"the model has {self.num_classes} classes, the data set has labels up to {int(y_N.max())}",
-                "choose the data set it was trained for with --dataset",
-            )
+    def _check(self, logits_NK: Tensor, x_NCHW: Tensor) -> None:
         if not torch.isfinite(logits_NK).all():
             raise DeatbenchError("the model returns NaN or infinite logits on clean images")
         if float(x_NCHW.amin()) < 0 or float(x_NCHW.amax()) > 1:

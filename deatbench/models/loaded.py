@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,3 +29,13 @@ class LoadedModel:
     threat: Threat | None = None
     training: TrainingInfo | None = None
     evaluations: Path | None = None
+
+
+def identifier(text: str) -> str:
+    """`text` with everything but letters, digits and . _ + = - made into dashes, as ids of records need it."""
+    return re.sub(r"[^A-Za-z0-9._+=-]+", "-", text).strip("-.=+_")[:150] or "model"
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of foreign code says, in one line; its type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -6,10 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from deatbench.records import Threat, parse_eps
 from deatbench.registry import Registry
+
+
+NEWTON_STEPS = 40  # far more than the handful of pieces that a projection crosses
 
 
 class Rng(Protocol):
@@ -42,12 +46,20 @@ class ThreatModel(ABC):
         """A random point of the ball around each image, cut to [0, 1]."""
 
     @abstractmethod
-    def ascend(self, x_adv_NCHW: Tensor, grad_NCHW: Tensor, step: float) -> Tensor:
-        """One steepest-ascent step of length `step` in the norm."""
+    def boundary_start(self, x_NCHW: Tensor, rng: Rng) -> Tensor:
+        """A random point of the ball's surface around each image, cut to [0, 1]."""
+
+    @abstractmethod
+    def ascend(self, x_adv_NCHW: Tensor, grad_NCHW: Tensor, step: float | Tensor) -> Tensor:
+        """One steepest-ascent step of length `step` in the norm; a tensor [N, 1, 1, 1] gives each image its own."""
 
     @abstractmethod
     def project(self, x_adv_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
         """The point of the ball around x, cut to [0, 1], that replaces x_adv."""
+
+    @abstractmethod
+    def to_hyperplane(self, x_ND: Tensor, w_ND: Tensor, b_N: Tensor) -> Tensor:
+        """The shortest move [N, D] that brings x, inside [0, 1]^D, onto the hyperplane w·z = b; as far as it gets."""
 
     @abstractmethod
     def distance(self, x_adv_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
@@ -56,6 +68,17 @@ class ThreatModel(ABC):
     def record(self) -> Threat:
         """The threat as it stands in records."""
         return Threat(norm=self.norm, eps=self.eps, eps_text=self.eps_text)  # type: ignore[arg-type]
+
+
+def descent(x_ND: Tensor, w_ND: Tensor, b_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The way from x to the hyperplane w·z = b inside [0, 1]^D: (direction in {-1, 0, 1}, |w|, room, gap >= 0).
+
+    Moving each coordinate by m in its direction, at most its room, closes the gap by sum of |w|·m.
+    """
+    gap_N = (w_ND * x_ND).sum(1) - b_N
+    down_ND = -w_ND.sign() * torch.where(gap_N >= 0, 1.0, -1.0)[:, None]
+    room_ND = torch.where(down_ND > 0, 1 - x_ND, x_ND)
+    return down_ND, w_ND.abs(), room_ND, gap_N.abs()
 
 
 THREATS: Registry[type[ThreatModel]] = Registry("norm", "deatbench.threats")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deatbench.threats.base import THREATS, Rng, ThreatModel
+from deatbench.threats.base import NEWTON_STEPS, THREATS, Rng, ThreatModel, descent
 
 _TINY = 1e-12
 
@@ -27,7 +27,11 @@ class L2(ThreatModel):
         unit = direction / _length(direction)
         return (x_NCHW + unit * (self.eps * radius_N)).clamp_(0.0, 1.0)
 
-    def ascend(self, x_adv_NCHW: Tensor, grad_NCHW: Tensor, step: float) -> Tensor:
+    def boundary_start(self, x_NCHW: Tensor, rng: Rng) -> Tensor:
+        noise = rng.normal(x_NCHW)
+        return (x_NCHW + self.eps * (noise / _length(noise))).clamp_(0.0, 1.0)
+
+    def ascend(self, x_adv_NCHW: Tensor, grad_NCHW: Tensor, step: float | Tensor) -> Tensor:
         return x_adv_NCHW + grad_NCHW * (step / _length(grad_NCHW))
 
     def project(self, x_adv_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
@@ -38,6 +42,21 @@ class L2(ThreatModel):
 
     def distance(self, x_adv_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
         return torch.linalg.vector_norm((x_adv_NCHW - x_NCHW).flatten(1), dim=1)
+
+    def to_hyperplane(self, x_ND: Tensor, w_ND: Tensor, b_N: Tensor) -> Tensor:
+        """Every coordinate moves by min(t·|w|, its room); t by Newton's method as for Linf."""
+        down_ND, size_ND, room_ND, gap_N = descent(x_ND, w_ND, b_N)
+        reach_ND = size_ND * room_ND
+        t_N1 = torch.zeros_like(gap_N)[:, None]
+        for _ in range(NEWTON_STEPS):
+            stuck_ND = room_ND <= t_N1 * size_ND
+            slope_N = size_ND.square().masked_fill(stuck_ND, 0).sum(1)
+            missing_N = gap_N - reach_ND.masked_fill(~stuck_ND, 0).sum(1)
+            new_N1 = torch.where(slope_N > 0, missing_N / slope_N, t_N1[:, 0]).clamp_min_(0)[:, None]
+            if torch.equal(new_N1, t_N1):
+                break
+            t_N1 = torch.maximum(new_N1, t_N1)
+        return down_ND * torch.minimum(room_ND, t_N1 * size_ND)
 
 
 def _length(delta_NCHW: Tensor) -> Tensor:

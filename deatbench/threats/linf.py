@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deatbench.threats.base import THREATS, Rng, ThreatModel
+from deatbench.threats.base import NEWTON_STEPS, THREATS, Rng, ThreatModel, descent
 
 
 @THREATS.register("Linf")
@@ -21,8 +21,13 @@ class Linf(ThreatModel):
         noise = rng.uniform(x_NCHW).mul_(2 * self.eps).sub_(self.eps)
         return noise.add_(x_NCHW).clamp_(0.0, 1.0)
 
-    def ascend(self, x_adv_NCHW: Tensor, grad_NCHW: Tensor, step: float) -> Tensor:
-        return x_adv_NCHW.add(grad_NCHW.sign(), alpha=step)
+    def boundary_start(self, x_NCHW: Tensor, rng: Rng) -> Tensor:
+        noise = 2 * rng.uniform(x_NCHW) - 1
+        largest_N = noise.flatten(1).abs().amax(1)[:, None, None, None]
+        return (x_NCHW + self.eps * (noise / (largest_N + 1e-12))).clamp_(0.0, 1.0)
+
+    def ascend(self, x_adv_NCHW: Tensor, grad_NCHW: Tensor, step: float | Tensor) -> Tensor:
+        return x_adv_NCHW + step * grad_NCHW.sign()
 
     def project(self, x_adv_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
         lower = (x_NCHW - self.eps).clamp_(min=0.0)
@@ -31,3 +36,22 @@ class Linf(ThreatModel):
 
     def distance(self, x_adv_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
         return (x_adv_NCHW - x_NCHW).abs().flatten(1).amax(1)
+
+    def to_hyperplane(self, x_ND: Tensor, w_ND: Tensor, b_N: Tensor) -> Tensor:
+        """Every coordinate moves by min(t, its room), t the root of a concave, piecewise linear function of one variable.
+
+        Newton's method from t = 0 approaches that root from below and reaches it exactly after as many steps as
+        pieces are crossed, a handful; no sort is needed.
+        """
+        down_ND, size_ND, room_ND, gap_N = descent(x_ND, w_ND, b_N)
+        reach_ND = size_ND * room_ND
+        t_N1 = torch.zeros_like(gap_N)[:, None]
+        for _ in range(NEWTON_STEPS):
+            stuck_ND = room_ND <= t_N1
+            slope_N = size_ND.masked_fill(stuck_ND, 0).sum(1)
+            missing_N = gap_N - reach_ND.masked_fill(~stuck_ND, 0).sum(1)
+            new_N1 = torch.where(slope_N > 0, missing_N / slope_N, t_N1[:, 0]).clamp_min_(0)[:, None]
+            if torch.equal(new_N1, t_N1):
+                break
+            t_N1 = torch.maximum(new_N1, t_N1)
+        return down_ND * torch.minimum(room_ND, t_N1)

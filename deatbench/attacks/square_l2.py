@@ -1,0 +1,104 @@
+"""The L2 moves of the Square attack: mass of the perturbation goes from one window to another.
+
+Andriushchenko, Croce, Flammarion, Hein 2020 (arXiv 1912.00049), algorithm 3 and equation 2: a window's change is a
+pair of pyramids of opposite sign; what a second window and the unused budget hold is added to it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deatbench.attacks.rng import ExampleRng
+from deatbench.threats import ThreatModel
+
+_TINY = 1e-12
+
+
+class L2Squares:
+    """Changes of Algorithm 3."""
+
+    places = 5  # row and column of both windows, and whether the pyramids lie on their side
+    signs_per_image = True
+    odd_side = True
+
+    def start(self, x_NCHW: Tensor, threat: ThreatModel, rng: ExampleRng) -> Tensor:
+        """A 5 x 5 grid of pyramid pairs with random signs, scaled to the ball's surface."""
+        height, width = x_NCHW.shape[2:]
+        side = max(height // 5, 1)
+        first = (height - side * 5) // 2
+        delta = torch.zeros_like(x_NCHW)
+        for top in range(first, first + (height // side) * side, side):
+            for left in range(first, first + (width // side) * side, side):
+                turned = rng.uniform(x_NCHW.new_empty(len(x_NCHW) if rng.per_image else 1, 1))[:, 0]
+                sign = (rng.uniform(x_NCHW[:, :, :1, :1]) * 2 - 1).sign()
+                patch = _pyramids(side, turned) * sign
+                room = delta[:, :, top : top + side, left : left + side]
+                room += patch[:, :, : room.shape[2], : room.shape[3]]
+        return (x_NCHW + _unit(delta) * threat.eps).clamp_(0.0, 1.0)
+
+    def propose(self, z: Tensor, x: Tensor, u_NP: Tensor, sign_NC: Tensor, side: int, threat: ThreatModel) -> Tensor:
+        """The images with one window's change rebuilt from its own, another window's and the unused budget."""
+        delta = z - x
+        top, left = corner(u_NP[:, 0], side, z.shape[2]), corner(u_NP[:, 1], side, z.shape[3])
+        here = inside(top, left, side, z.shape)
+        there = inside(corner(u_NP[:, 2], side, z.shape[2]), corner(u_NP[:, 3], side, z.shape[3]), side, z.shape)
+        held_here, held = _length(delta * here), _length(delta * torch.maximum(here, there))
+        unused = (threat.eps**2 - _length(delta, dims=(1, 2, 3)).square()).clamp_min(0.0)
+
+        fresh = _placed(_pyramids(side, u_NP[:, 4]), top, left, z.shape) * sign_NC[:, :, None, None]
+        fresh = fresh + delta * here / (_TINY + held_here)
+        fresh = fresh / (_TINY + _length(fresh)) * (unused / z.shape[1] + held.square()).sqrt()
+        delta = torch.where(here > 0, fresh, torch.where(there > 0, torch.zeros_like(delta), delta))
+        return (x + _unit(delta) * threat.eps).clamp_(0.0, 1.0)
+
+
+def _pyramids(side: int, turned_N: Tensor) -> Tensor:
+    """Two pyramids of opposite sign, L2 norm 1, [N, 1, side, side]; on their side where turned > 0.5."""
+    device = turned_N.device
+    upper, lower = _pyramid(side // 2, side, device), -_pyramid(side - side // 2, side, device)
+    pair = torch.cat((upper, lower))
+    pair = pair / pair.square().sum().sqrt()
+    return torch.where((turned_N > 0.5)[:, None, None, None], pair.T, pair)
+
+
+def _pyramid(height: int, width: int, device: torch.device) -> Tensor:
+    """Nested rectangles, the k-th adding 1/k², L2 norm 1, [height, width]."""
+    pyramid = torch.zeros(height, width, device=device)
+    row, column = height // 2, width // 2
+    for k in range(max(row, column) + 1):
+        rows = slice(max(row - k, 0), min(row + k + 1, height))
+        columns = slice(max(column - k, 0), min(column + k + 1, width))
+        pyramid[rows, columns] += 1.0 / (k + 1) ** 2
+    return pyramid / pyramid.square().sum().sqrt() if height else pyramid
+
+
+def corner(u_N: Tensor, side: int, length: int) -> Tensor:
+    """First row or column of the window; the last position is never drawn, as published."""
+    return (u_N * (length - side)).long()
+
+
+def inside(top_N: Tensor, left_N: Tensor, side: int, shape: torch.Size) -> Tensor:
+    """1 inside each image's square window, 0 elsewhere, [N, 1, H, W]."""
+    rows = torch.arange(shape[2], device=top_N.device) - top_N[:, None]
+    columns = torch.arange(shape[3], device=top_N.device) - left_N[:, None]
+    in_rows, in_columns = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)
+    return (in_rows[:, None, :, None] & in_columns[:, None, None, :]).float()
+
+
+def _placed(patch_N1SS: Tensor, top_N: Tensor, left_N: Tensor, shape: torch.Size) -> Tensor:
+    """Each image's patch at its corner on a canvas of zeros, [N, 1, H, W]."""
+    side = patch_N1SS.shape[-1]
+    rows = (torch.arange(shape[2], device=top_N.device) - top_N[:, None]).clamp(0, side - 1)
+    columns = (torch.arange(shape[3], device=top_N.device) - left_N[:, None]).clamp(0, side - 1)
+    image = torch.arange(len(patch_N1SS), device=top_N.device)[:, None, None]
+    spread = patch_N1SS[:, 0][image, rows[:, :, None], columns[:, None, :]][:, None]
+    return spread * inside(top_N, left_N, side, shape)
+
+
+def _length(delta: Tensor, dims: tuple[int, ...] = (2, 3)) -> Tensor:
+    return delta.square().sum(dims, keepdim=True).sqrt()
+
+
+def _unit(delta_NCHW: Tensor) -> Tensor:
+    return delta_NCHW / (_length(delta_NCHW, dims=(1, 2, 3)) + _TINY)

@@ -1,0 +1,202 @@
+"""`deatbench eval`: attack a model and record what it withstood."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich_click as click
+
+from deatbench.cli import options
+from deatbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deatbench.data import Dataset
+    from deatbench.models import LoadedModel
+    from deatbench.pipeline import Machine
+    from deatbench.threats import ThreatModel
+
+DEFAULT_ATTACKS = ("pgd-20", "cw-20")
+
+
+@click.command("eval")
+@click.argument("model", required=False)
+@click.option("--dataset", metavar="D", help="Data set; default: the one that the model was trained for.")
+@options.data_dir
+@click.option("--norm", type=click.Choice(["Linf", "L2"]), help="Norm of the threat; default: trained for, else Linf.")
+@click.option("--eps", metavar="E", help="Radius such as 8/255; default: the one that the model was trained for.")
+@click.option("--autoattack", is_flag=True, help="Also AutoAttack, version standard.")
+@click.option("--attacks", metavar="LIST", help="Attacks instead of pgd-20,cw-20; `deatbench ls attacks`.")
+@click.option("--n", type=click.IntRange(min=1), help="First N test images; default: all.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True, help="Images at a time.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the attacks.")
+@click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True, help="Of a run.")
+@click.option("--arch", metavar="A", help="Architecture of a weight file that does not say it itself.")
+@click.option("--set", "overrides", multiple=True, metavar="arch.KEY=VALUE", help="A parameter of --arch.")
+@options.device
+@options.threads
+@options.home
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the record; default: beside the model.")
+@options.as_json
+@click.pass_context
+def evaluate(
+    ctx: click.Context,
+    model: str | None,
+    dataset: str | None,
+    data_dir: Path | None,
+    norm: str | None,
+    eps: str | None,
+    autoattack: bool,
+    attacks: str | None,
+    n: int | None,
+    batch_size: int,
+    seed: int,
+    checkpoint: str,
+    arch: str | None,
+    overrides: tuple[str, ...],
+    device: str,
+    threads: int | None,
+    home: Path,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Attack a model and record which images withstood.
+
+    Without MODEL it is the run that finished last. MODEL is a run folder or its name, a .safetensors or .pt file,
+    zoo:ID, pkg.module:factory, ./file.py:factory (a function without arguments that returns a torch module taking
+    [0, 1] images), robustbench:Key@cifar10/Linf, or timm:NAME. What a model was trained for is its default data set,
+    norm and eps.
+
+    \b
+    Examples:
+      deatbench eval --autoattack
+      deatbench eval ./my.py:net --dataset cifar10 --eps 8/255 --autoattack --n 1000 --json
+      deatbench eval net.pt --arch resnet18 --dataset cifar10 --eps 8/255 --attacks pgd-100
+      deatbench eval zoo:digits-vgg16-deat-3f2a91-s0 --eps 0.1
+    """
+    from deatbench import pipeline
+    from deatbench.attacks import make_attack
+    from deatbench.cli.machine import data_on_stdout, make_machine
+    from deatbench.cli.monitor import make_monitor
+    from deatbench.records import parse_eps
+    from deatbench.store import write_record
+
+    names = chosen_attacks(attacks, autoattack)
+    for name in names:
+        make_attack(name)
+    if eps is not None:
+        parse_eps(eps)
+    machine = make_machine(ctx, home=home, device=device, data_dir=data_dir, threads=threads)
+    with data_on_stdout():
+        data = _load_data(dataset, machine) if dataset else None
+        loaded = _load_model(model, machine, data, checkpoint, arch, overrides)
+        threat = _threat(loaded, norm, eps)
+        folders = _record_folders(loaded, machine, out)
+        data = data or _load_data(_trained_on(loaded), machine)
+        with make_monitor() as monitor:
+            record = pipeline.evaluate(
+                loaded, data, threat, names, machine, n=n, seed=seed, batch_size=batch_size, monitor=monitor
+            )
+        for folder in folders:
+            write_record(folder / f"{record.id}.json", record)
+        print(f"record: {folders[0] / record.id}.json", file=sys.stderr)
+    if as_json:
+        print(record.model_dump_json(indent=1))
+    else:
+        from deatbench.cli.tables import print_evaluations
+
+        print_evaluations([record])
+
+
+def chosen_attacks(attacks: str | None, autoattack: bool) -> list[str]:
+    """The attacks to run: those listed, else the default ones, and AutoAttack where asked for."""
+    names = options.parse_names(attacks) if attacks is not None else list(DEFAULT_ATTACKS)
+    if not names:
+        raise ConfigError("--attacks names no attack", "for example --attacks pgd-20,autoattack")
+    return [*names, "autoattack"] if autoattack and "autoattack" not in names else names
+
+
+def _load_data(name: str, machine: Machine) -> Dataset:
+    from deatbench.cli.downloading import show_download
+    from deatbench.data import load_dataset
+
+    with show_download() as progress:
+        return load_dataset(name, machine.data_dir, progress=progress)
+
+
+def _load_model(
+    text: str | None,
+    machine: Machine,
+    data: Dataset | None,
+    checkpoint: str,
+    arch: str | None,
+    overrides: tuple[str, ...],
+) -> LoadedModel:
+    from deatbench.models import ModelRequest, load_model
+
+    if text is None:
+        text = str(machine.home.latest_run().path)
+        print(f"note: no MODEL named; taking the latest run, {Path(text).name}", file=sys.stderr)
+    spec = None
+    if arch is not None:
+        if data is None:
+            raise ConfigError("--arch needs --dataset: it decides channels, classes and normalisation")
+        spec = _spec(arch, overrides, data)
+    elif overrides:
+        raise ConfigError("--set changes a parameter of --arch, which is not given")
+    return load_model(ModelRequest(text, machine.home, machine.device, checkpoint, spec))  # type: ignore[arg-type]
+
+
+def _spec(arch: str, overrides: tuple[str, ...], data: Dataset):  # type: ignore[no-untyped-def]
+    from deatbench.archs import ARCHS
+    from deatbench.pipeline import ARCH_CONTEXT
+    from deatbench.records import ModelSpec
+
+    params = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.startswith("arch."):
+            raise ConfigError(f"--set {text!r} is not arch.KEY=VALUE", "for example --set arch.width=0.5")
+        params[key.removeprefix("arch.")] = value
+    channels, height, _ = data.image_shape
+    return ModelSpec(
+        arch=arch,
+        params=ARCHS.bind(arch, params, ARCH_CONTEXT),
+        num_classes=data.num_classes,
+        in_channels=channels,
+        image_size=height,
+        mean=data.mean,
+        std=data.std,
+    )
+
+
+def _trained_on(model: LoadedModel) -> str:
+    if model.dataset is None:
+        raise ConfigError(f"nobody knows what {model.source} was trained on", "name its data set with --dataset")
+    return model.dataset
+
+
+def _threat(model: LoadedModel, norm: str | None, eps: str | None) -> ThreatModel:
+    """The threat asked for, completed by the one that the model was trained for where the norm is the same."""
+    from deatbench.threats import make_threat
+
+    trained = model.threat
+    norm = norm or (trained.norm if trained else "Linf")
+    if eps is None and (trained is None or trained.norm != norm):
+        raise ConfigError(
+            f"nobody knows an eps for {model.source} in {norm}", "name it with --eps, such as --eps 8/255"
+        )
+    return make_threat(norm, eps if eps is not None else trained.eps_text)  # type: ignore[union-attr]
+
+
+def _record_folders(model: LoadedModel, machine: Machine, out: Path | None) -> list[Path]:
+    """Beside the model, and in the zoo if the model is there, so that the leaderboards see it."""
+    from deatbench.cli.machine import check_writable
+
+    folders = [out or model.evaluations or machine.home.evaluations]
+    if out is None and model.evaluations is not None:
+        folders += [entry / "evaluations" for entry in machine.home.zoo_entries() if entry.name == model.name]
+    for folder in folders:
+        check_writable(folder)
+    return list({folder.resolve(): folder for folder in folders}.values())

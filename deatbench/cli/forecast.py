@@ -1,0 +1,150 @@
+"""`--dry-run`: the resolved recipe, how many passes it means, and a guess at the time from a few real steps."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from deatbench import pipeline
+from deatbench.attacks import make_attack
+from deatbench.attacks.gradient import cross_entropy, input_gradient
+from deatbench.attacks.rng import BatchRng
+from deatbench.cli.monitor import clock
+from deatbench.config import RunConfig, dump_config
+from deatbench.data import Dataset, load_dataset
+from deatbench.engine.state import TrainState
+from deatbench.engine.train import Plan
+from deatbench.methods import Batch
+
+GRADIENT_FREE = "square"
+PROBE_IMAGES = 128
+PROBE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the work: images that pass forward (times the passes each costs), and the seconds that may take."""
+
+    name: str
+    passes: int
+    seconds: float
+    how: str
+
+
+def print_forecast(configs: Sequence[RunConfig], machine: pipeline.Machine, as_json: bool) -> None:
+    """Recipe and forecast on stdout: YAML whose comments are the forecast, or one JSON document. Writes no file."""
+    config = configs[0]
+    data = load_dataset(config.dataset, machine.data_dir, val_fraction=config.val_fraction, download=False)
+    stages = stages_of(config, data, machine.device)
+    seconds = len(configs) * sum(stage.seconds for stage in stages)
+    if as_json:
+        document = {
+            "config": config.model_dump(mode="json"),
+            "seeds": [config.seed for config in configs],
+            "stages": [asdict(stage) for stage in stages],
+            "seconds": seconds,
+        }
+        print(json.dumps(document, indent=1))
+        return
+    sys.stdout.write(dump_config(config))
+    print(f"# run {', '.join(config.run_id for config in configs)}")
+    for stage in stages:
+        print(f"# {stage.name}: {stage.passes:,} image passes ({stage.how}), about {clock(stage.seconds)}")
+    print(f"# in all about {clock(seconds)} on {machine.device}: a forecast from a few steps; fooled images cost less")
+
+
+def stages_of(config: RunConfig, data: Dataset, device: torch.device) -> list[Stage]:
+    """Training, validation and evaluation of one seed. Evaluation is the worst case: every image survives."""
+    plan, state = pipeline.prepare(config, data, device)
+    step = _time_step(plan, state)
+    forward, gradient = _time_attack(plan, state)
+    images = config.epochs * plan.batches_per_epoch * config.batch_size
+    cost = plan.method.passes(plan.inner)
+    stages = [
+        Stage(
+            "training",
+            round(images * cost),
+            config.epochs * plan.batches_per_epoch * step,
+            f"{config.epochs} epochs x {plan.batches_per_epoch} batches x {config.batch_size} images x {cost:g}",
+        )
+    ]
+    checked = config.epochs * (len(data.val) + max(len(data.val), 100))
+    steps = plan.inner.steps
+    how = f"{config.epochs} epochs x {checked // config.epochs} images x (1 + pgd-{steps})"
+    stages.append(Stage("validation", checked * (1 + steps), checked * (forward + steps * gradient), how))
+    evaluation = config.evaluation
+    for checkpoint, names in (("best", evaluation.attacks), ("last", evaluation.last_attacks)):
+        stages.append(_evaluation(checkpoint, names, config, data, forward, gradient))
+    return stages
+
+
+def _evaluation(
+    checkpoint: str, names: Sequence[str], config: RunConfig, data: Dataset, forward: float, gradient: float
+) -> Stage:
+    n = min(config.evaluation.n or len(data.test), len(data.test))
+    passes, seconds = n, n * forward
+    for member in (member for name in names for member in make_attack(name).members()):
+        images = n * member.passes(data.num_classes) * member.runs
+        passes += images
+        seconds += images * (forward if member.name.endswith(GRADIENT_FREE) else gradient)
+    how = f"{n} test images x {', '.join(('clean', *names))}, at most"
+    return Stage(f"evaluation of {checkpoint}", passes, seconds, how)
+
+
+def _time_step(plan: Plan, state: TrainState) -> float:
+    """Seconds of one training step, on random images."""
+    x_NCHW, y_N = _random_batch(plan, plan.config.batch_size)
+    generator = torch.Generator(device=plan.device).manual_seed(0)
+
+    def step() -> None:
+        state.model.train()
+        with torch.autocast(plan.device.type, dtype=torch.bfloat16, enabled=plan.config.precision == "bf16"):
+            losses = plan.method.step(state.model, Batch(x_NCHW, y_N, BatchRng(generator)), plan.inner)
+        state.optimizer.zero_grad(set_to_none=True)
+        losses.loss.backward()
+        state.optimizer.step()
+
+    return _seconds(step, plan.device)
+
+
+def _time_attack(plan: Plan, state: TrainState) -> tuple[float, float]:
+    """Seconds per image of a forward pass, and of a forward pass with its input gradient."""
+    n = min(PROBE_IMAGES, plan.config.evaluation.batch_size)
+    x_NCHW, y_N = _random_batch(plan, n)
+    model = state.evaluated.eval().requires_grad_(False)
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(x_NCHW)
+
+    def gradient() -> None:
+        input_gradient(model, x_NCHW, y_N, cross_entropy)
+
+    return _seconds(forward, plan.device) / n, _seconds(gradient, plan.device) / n
+
+
+def _random_batch(plan: Plan, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x_NCHW = torch.rand(n, *plan.data.image_shape, generator=generator).to(plan.device)
+    y_N = torch.randint(plan.data.num_classes, (n,), generator=generator).to(plan.device)
+    return x_NCHW.contiguous(memory_format=torch.channels_last), y_N
+
+
+def _seconds(work: Callable[[], None], device: torch.device) -> float:
+    """The fastest of a few repeats within about PROBE_SECONDS, after one to warm up."""
+    work()
+    times: list[float] = []
+    while len(times) < 3 and sum(times) < PROBE_SECONDS:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return min(times)

@@ -1,0 +1,70 @@
+"""`deatbench train`: the first half of `run`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import rich_click as click
+
+from deatbench.cli import options
+
+
+@click.command()
+@options.training
+@click.pass_context
+def train(
+    ctx: click.Context,
+    arch: str,
+    method: str,
+    dataset: str,
+    data_dir: Path | None,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    epochs: int | None,
+    seeds: str,
+    device: str,
+    threads: int | None,
+    home: Path,
+    out: Path | None,
+    resume: bool,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """Train a model and keep its best and last weights.
+
+    It is the first half of `deatbench run`, which then measures and publishes. Killed at any moment, the same command
+    continues it and ends with the same weights.
+
+    \b
+    Examples:
+      deatbench train --arch resnet8 --method standard --dataset digits
+      deatbench train --arch vgg16 --method deat --seed 0,1,2 --set optimizer.lr=0.3
+    """
+    from deatbench import pipeline
+    from deatbench.cli.configuring import Asked, configurations
+    from deatbench.cli.downloading import fetch_if_missing
+    from deatbench.cli.machine import check_writable, data_on_stdout, make_machine
+    from deatbench.cli.monitor import make_monitor
+    from deatbench.records import TrainingRecord
+    from deatbench.store import read_record
+
+    machine = make_machine(ctx, home=out or home, device=device, data_dir=data_dir, threads=threads)
+    records = []
+    with data_on_stdout():
+        asked = Asked(arch, method, dataset, recipe, overrides, epochs, seeds, resume, fresh)
+        configs = configurations(asked, machine)
+        check_writable(machine.home.runs)
+        fetch_if_missing(configs[0].dataset, machine)
+        for config in configs:
+            with make_monitor() as monitor:
+                folder = pipeline.train(config, machine, fresh=fresh, monitor=monitor)
+            records.append(read_record(folder.training, TrainingRecord))
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
+    else:
+        from deatbench.cli.tables import print_trainings
+
+        print_trainings(records)
+    print(f"runs: {machine.home.runs}  (deatbench eval --autoattack measures the latest)", file=sys.stderr)

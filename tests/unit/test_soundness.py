@@ -1,0 +1,323 @@
+"""Every known-broken defence raises a flag; an undefended and a truly robust network raise none."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_nets import PublishedNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deatbench.attacks import make_attack
+from deatbench.data import Dataset, Images
+from deatbench.engine.evaluate import Evaluation, evaluate
+from deatbench.models import LoadedModel
+from deatbench.pipeline import Machine
+from deatbench.pipeline import evaluate as pipeline_evaluate
+from deatbench.records import AttackResult
+from deatbench.soundness import inspect_model, judge_results
+from deatbench.store import Home
+from deatbench.threats import ThreatModel, make_threat
+
+CPU = torch.device("cpu")
+LINF = make_threat("Linf", "0.1")
+
+
+class Defence(nn.Module):
+    """A network behind a trick."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+
+class Quantised(Defence):
+    """Three bits a pixel; rounding has no gradient."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.net((x_NCHW * 7).round() / 7)
+
+
+class StraightThrough(Defence):
+    """Three bits a pixel, with the gradient of the identity: right for an attack (BPDA), false as a gradient."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.net(x_NCHW + ((x_NCHW * 7).round() / 7 - x_NCHW).detach())
+
+
+class Jpeg(Defence):
+    """Compression, done outside torch."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        images = []
+        for x_HW in (x_NCHW.detach()[:, 0] * 255).round().byte():
+            file = io.BytesIO()
+            Image.fromarray(x_HW.numpy()).save(file, "JPEG", quality=75)
+            images.append(np.asarray(Image.open(file), dtype=np.float32) / 255)
+        return self.net(torch.from_numpy(np.stack(images))[:, None])
+
+
+class Loud(Defence):
+    """Logits times 1000: the softmax saturates."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return 1000 * self.net(x_NCHW)
+
+
+class _RandomBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return torch.randn_like(gradient) * gradient.abs().mean()
+
+
+class _FlippedBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return -gradient
+
+
+class RandomGradient(Defence):
+    """Noise instead of the gradient."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.net(_RandomBackward.apply(x_NCHW))
+
+
+class FlippedGradient(Defence):
+    """The gradient with its sign turned."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.net(_FlippedBackward.apply(x_NCHW))
+
+
+class Softmax(Defence):
+    """Probabilities."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.net(x_NCHW).softmax(1)
+
+
+class Randomised(Defence):
+    """Random resize and noise."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        size = int(torch.randint(6, 9, ()))
+        smaller = F.interpolate(x_NCHW, size=(size, size), mode="bilinear", align_corners=False)
+        padded = F.pad(smaller, (0, 8 - size, 0, 8 - size))
+        return self.net(padded + 0.05 * torch.randn_like(padded))
+
+
+class BatchStatistics(Defence):
+    """Batch norm that is in training mode whatever the caller asks for."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.net(F.batch_norm(x_NCHW, None, None, training=True))
+
+
+class Memoriser(nn.Module):
+    """The nearest neighbour among the test images themselves."""
+
+    def __init__(self, images: Images) -> None:
+        super().__init__()
+        (batch,) = images.batches([torch.arange(len(images))], CPU)
+        self.memory_MD, self.labels_M = batch[0].flatten(1), batch[1]
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        distance_NM = torch.cdist(x_NCHW.flatten(1), self.memory_MD)
+        return torch.stack([-distance_NM[:, self.labels_M == k].amin(1) for k in range(10)], dim=1)
+
+
+def codes(model: nn.Module, images: Images, threat: ThreatModel = LINF) -> list[str]:
+    return [flag.code for flag in inspect_model(model, images, threat, device=CPU)]
+
+
+@pytest.fixture(scope="session")
+def images(digits: Dataset) -> Images:
+    return digits.test.subset(torch.arange(64))
+
+
+@pytest.mark.parametrize(
+    ("defence", "code"),
+    [
+        (Quantised, "zero_gradient"),
+        (StraightThrough, "false_gradient"),
+        (Jpeg, "interrupted_graph"),
+        (Loud, "zero_gradient"),
+        (RandomGradient, "false_gradient"),
+        (FlippedGradient, "false_gradient"),
+        (Softmax, "softmax_output"),
+        (Randomised, "randomised"),
+        (BatchStatistics, "batch_dependent"),
+    ],
+)
+def test_broken_defences_are_flagged(
+    standard_net: nn.Module, images: Images, defence: Callable[[nn.Module], nn.Module], code: str
+) -> None:
+    assert code in codes(defence(standard_net), images)
+
+
+@pytest.mark.parametrize("defence", [Quantised, Loud, Jpeg, RandomGradient])
+def test_the_broken_defences_do_mask_a_gradient(
+    standard_net: nn.Module, images: Images, defence: Callable[[nn.Module], nn.Module]
+) -> None:
+    """Otherwise the flags above would prove nothing: PGD finds little where the plain network falls."""
+    attack = make_attack("pgd-10")
+    plain = evaluate(standard_net, images, LINF, [attack]).robust["pgd-10"].mean()
+    masked = evaluate(defence(standard_net), images, LINF, [attack]).robust["pgd-10"].mean()
+    assert masked >= plain + 0.15
+
+
+def test_a_memoriser_is_flagged(digits: Dataset, images: Images) -> None:
+    model = Memoriser(images)
+    threat = make_threat("Linf", "0.03")
+    done = evaluate(model, images, threat, [make_attack("pgd-10")])
+    assert done.clean_N.all()
+    assert [flag.code for flag in judge_results(done.clean_N, done.robust, done.attacks, threat)] == ["clean_perfect"]
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", "0.2"), ("Linf", "1/255"), ("L2", "1.0")])
+@pytest.mark.parametrize("net", ["standard_net", "robust_net"])
+def test_honest_networks_raise_no_flag(
+    net: str, norm: str, eps: str, digits: Dataset, request: pytest.FixtureRequest
+) -> None:
+    model, threat = request.getfixturevalue(net), make_threat(norm, eps)
+    for indices_N in torch.arange(len(digits.test)).split(64):
+        assert codes(model, digits.test.subset(indices_N), threat) == []
+    done = evaluate(model, digits.test, threat, [make_attack("pgd-10")])
+    assert judge_results(done.clean_N, done.robust, done.attacks, threat) == []
+
+
+def test_untrained_networks_raise_no_flag(images: Images) -> None:
+    torch.manual_seed(0)
+    assert codes(nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)), images) == []
+
+
+def test_published_robust_networks_raise_no_flag(published_nets: dict[str, PublishedNet], cifar10_test: Images) -> None:
+    """Among them one of which every twentieth image has all ReLUs of its last layer dead: an honest zero gradient."""
+    for published in published_nets.values():
+        for first in range(0, 640, 64):
+            images = cifar10_test.subset(torch.arange(first, first + 64))
+            assert codes(published.module, images, make_threat("Linf", published.eps)) == []
+
+
+def test_inspection_leaves_no_trace(standard_net: nn.Module, images: Images) -> None:
+    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(1), standard_net)
+    model[0].train()
+    model[2].eval()
+    before, modes = {k: v.clone() for k, v in model.state_dict().items()}, [m.training for m in model.modules()]
+    state = torch.get_rng_state()
+    assert codes(model, images) == []
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_images_are_enough(standard_net: nn.Module, digits: Dataset, n: int) -> None:
+    assert codes(standard_net, digits.test.subset(torch.arange(n))) == []
+
+
+# -- the outcome
+
+
+def outcome(n: int, gain: int) -> Evaluation:
+    """Of n images all but one are right; Square fools `gain` after the white-box attacks."""
+    clean_N = np.arange(n) > 0
+    before, after = clean_N.mean(), (clean_N.sum() - gain) / n
+    results = (member("apgd-ce", 1.0, before), member("square", before, after))
+    return Evaluation(clean_N, {"autoattack": np.arange(n) > gain}, results, 1.0)
+
+
+def member(name: str, before: float, after: float) -> AttackResult:
+    return AttackResult(
+        name=f"autoattack/{name}",
+        params={},
+        seed=0,
+        engine="x",
+        robust_before=float(before),
+        robust_after=float(after),
+        seconds=1.0,
+        forward_passes=1,
+    )
+
+
+def judged(done: Evaluation, eps: str = "8/255", norm: str = "Linf") -> list[str]:
+    return [flag.code for flag in judge_results(done.clean_N, done.robust, done.attacks, make_threat(norm, eps))]
+
+
+@pytest.mark.parametrize(
+    ("n", "gain", "fires"), [(10_000, 20, False), (10_000, 21, True), (256, 1, False), (256, 2, True), (64, 60, True)]
+)
+def test_square_beats_whitebox(n: int, gain: int, fires: bool) -> None:
+    assert ("square_beats_whitebox" in judged(outcome(n, gain))) == fires
+
+
+def all_right(n: int, fooled: Sequence[int] = ()) -> Evaluation:
+    robust_N = np.ones(n, dtype=bool)
+    robust_N[list(fooled)] = False
+    return Evaluation(np.ones(n, dtype=bool), {"pgd-10": robust_N}, (), 1.0)
+
+
+def test_clean_perfect_does_not_cry_wolf() -> None:
+    assert judged(all_right(1000, fooled=range(1000))) == ["clean_perfect"]
+    assert judged(all_right(360, fooled=range(360))) == []  # 360 digits may all be read
+    assert judged(all_right(360)) == ["clean_perfect"]
+    assert judged(all_right(360, fooled=[3])) == []
+    assert judged(all_right(20)) == []  # too few to say anything
+    clean_only = Evaluation(np.ones(360, dtype=bool), {}, (), 1.0)
+    assert judged(clean_only) == []
+
+
+@pytest.mark.parametrize("eps", ["0.031", "0.0314", "0.0157", "0.016", "0.0078", "0.0039", "0.0627"])
+def test_eps_off_fires_on_rounded_radii(eps: str) -> None:
+    assert judged(outcome(100, 0), eps) == ["eps_off"]
+
+
+@pytest.mark.parametrize("eps", ["8/255", "4/255", "0.2", "0.3", "0.1", "0.03", "0.05", "0.5", "1e-3", "12/255"])
+def test_eps_off_leaves_other_radii_alone(eps: str) -> None:
+    assert judged(outcome(100, 0), eps) == []
+
+
+def test_eps_off_is_about_linf() -> None:
+    assert judged(outcome(100, 0), "0.031", "L2") == []
+
+
+# -- as part of an evaluation
+
+
+def test_an_interrupted_gradient_is_reported_not_a_crash(
+    standard_net: nn.Module, digits: Dataset, images: Images, tmp_path: Path
+) -> None:
+    model = LoadedModel(Jpeg(standard_net), name="jpeg", arch="jpeg", source="here")
+    machine = Machine(Home(tmp_path), CPU)
+    threat = make_threat("Linf", "0.031")
+    record = pipeline_evaluate(model, digits, threat, ["pgd-10", "fgsm"], machine, n=16)
+    assert [flag.code for flag in record.flags] == ["interrupted_graph", "eps_off"]
+    assert record.metrics["pgd-10"] == record.metrics["clean_acc"]
+    assert [result.robust_after for result in record.attacks] == [record.metrics["clean_acc"].value] * 2
+
+
+def test_autoattack_on_an_interrupted_gradient_leaves_it_to_square(standard_net: nn.Module, digits: Dataset) -> None:
+    images = digits.test.subset(torch.arange(4))
+    done = evaluate(Jpeg(standard_net), images, make_threat("Linf", "0.3"), [make_attack("autoattack")])
+    *white_box, square = done.attacks
+    assert [result.robust_after for result in white_box] == [done.clean_N.mean()] * 3
+    assert square.robust_after < square.robust_before
+    assert "square_beats_whitebox" in [
+        flag.code for flag in judge_results(done.clean_N, done.robust, done.attacks, make_threat("Linf", "0.3"))
+    ]

@@ -21,6 +21,14 @@ from deatbench.errors import ConfigError, MissingError, UnknownNameError
 from deatbench.records import Norm, digest_of, parse_eps
 
 MAX_RECIPE_BYTES = 1 << 20
+MAX_RECIPE_DEPTH = 20
+_OPENING = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 
 class _Config(BaseModel):
@@ -81,8 +89,8 @@ class InnerAttack(_Config):
     `rel_step` is the step in units of eps (2/255 at 8/255 is 0.25); `bn_mode` is the mode of batch norm inside it.
     """
 
-    steps: int = Field(10, ge=1)
-    rel_step: float = Field(0.25, gt=0)
+    steps: int = Field(default=10, ge=1)
+    rel_step: float = Field(default=0.25, gt=0)
     random_start: bool = True
     bn_mode: Literal["eval", "train"] = "eval"
 
@@ -96,8 +104,8 @@ class Schedule(_Config):
 
     name: Literal["piecewise", "cosine", "one-cycle", "constant"] = "piecewise"
     milestones: tuple[float, ...] = (100.0, 105.0)
-    gamma: float = Field(0.1, gt=0)
-    warmup: float = Field(0.3, ge=0, le=1)
+    gamma: float = Field(default=0.1, gt=0)
+    warmup: float = Field(default=0.3, ge=0, le=1)
 
 
 class EvaluationPlan(_Config):
@@ -105,8 +113,8 @@ class EvaluationPlan(_Config):
 
     attacks: tuple[str, ...] = ("pgd-20", "cw-20", "autoattack")
     last_attacks: tuple[str, ...] = ("pgd-20", "cw-20")
-    n: int | None = Field(None, ge=1)
-    batch_size: int = Field(500, ge=1)
+    n: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=500, ge=1)
 
 
 class RunConfig(_Config):
@@ -120,13 +128,13 @@ class RunConfig(_Config):
     schedule: Schedule = Schedule()
     threat: ThreatConfig = ThreatConfig()
     attack: InnerAttack = InnerAttack()
-    epochs: int = Field(110, ge=1)
-    batch_size: int = Field(128, ge=2)
+    epochs: int = Field(default=110, ge=1)
+    batch_size: int = Field(default=128, ge=2)
     augment: str = "auto"
-    val_fraction: float = Field(0.02, ge=0, lt=1)
-    ema: float = Field(0.0, ge=0, lt=1)
+    val_fraction: float = Field(default=0.02, ge=0, lt=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     evaluation: EvaluationPlan = EvaluationPlan()
 
     @property
@@ -174,8 +182,13 @@ def _load_yaml(text: str, where: str) -> Any:
     if len(text) > MAX_RECIPE_BYTES:
         raise ConfigError(f"{where} is larger than {MAX_RECIPE_BYTES >> 20} MiB")
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise ConfigError(f"{where} uses YAML aliases", "write the values out")
+        depth = 0
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+            if isinstance(token, yaml.AliasToken):
+                raise ConfigError(f"{where} uses YAML aliases", "write the values out")
+            if depth > MAX_RECIPE_DEPTH:
+                raise ConfigError(f"{where} is nested more than {MAX_RECIPE_DEPTH} levels deep")
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error

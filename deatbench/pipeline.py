@@ -1,6 +1,6 @@
 """The main path: configure → train → evaluate → zoo.
 
-    deatbench run --arch vgg16 --method deat      is      run(configure(...), ...)
+deatbench run --arch vgg16 --method deat      is      run(configure(...), ...)
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from deatbench.soundness import inspect_model, judge_results
 from deatbench.store import Home, RunFolder, atomic_write_bytes, atomic_write_text, read_record, sha256_of, write_record
 from deatbench.threats import ThreatModel, make_threat
 
-ARCH_CONTEXT = ("num_classes", "in_channels", "image_size")
+ARCH_CONTEXT = ("num_classes", "in_channels", "image_size", "name")  # what is no hyper-parameter of an architecture
 SMALL_WEIGHTS_BYTES = 4 * 2**20  # weights up to this size go into the zoo beside their card
 
 
@@ -175,7 +175,7 @@ def prepare(config: RunConfig, data: Dataset, device: torch.device) -> tuple[Pla
     )
     seed_everything(config.seed, "init")
     model = build_arch(**spec.model_dump(exclude={"arch", "params"}), name=spec.arch, **spec.params)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     optimizer = OPTIMIZERS[config.optimizer.name](model.parameters(), **config.optimizer.params)
     threat = make_threat(config.threat.norm, config.threat.eps)
     attack = config.attack
@@ -285,9 +285,7 @@ def evaluate(
     )
 
 
-def run(
-    config: RunConfig, machine: Machine, *, fresh: bool = False, monitor: Monitor | None = None
-) -> RunResult:
+def run(config: RunConfig, machine: Machine, *, fresh: bool = False, monitor: Monitor | None = None) -> RunResult:
     """Train, evaluate the best and the last checkpoint, and enter the model into the zoo."""
     folder = train(config, machine, fresh=fresh, monitor=monitor)
     data = load_dataset(config.dataset, machine.data_dir, val_fraction=config.val_fraction)

@@ -123,6 +123,12 @@ class Samples(Record):
     clean: str
     robust: dict[str, str]
 
+    @model_validator(mode="after")
+    def _indices_are_n(self) -> Samples:
+        if self.indices != "first" and not len(self.indices) == len({i for i in self.indices if i >= 0}) == self.n:
+            raise ValueError(f"indices must be {self.n} different numbers >= 0")
+        return self
+
     def clean_N(self) -> np.ndarray:
         """True where the clean image is classified correctly."""
         return unpack_bits(self.clean, self.n)
@@ -225,6 +231,8 @@ class EvaluationRecord(Record):
 
     @model_validator(mode="after")
     def _metrics_follow_from_bits(self) -> EvaluationRecord:
+        if self.samples.n != self.dataset.n:
+            raise ValueError(f"{self.samples.n} verdicts for {self.dataset.n} images")
         expected = metrics_of(self.samples.clean_N(), {a: self.samples.robust_N(a) for a in self.samples.robust})
         if expected != self.metrics:
             wrong = sorted(k for k in expected.keys() | self.metrics.keys() if expected.get(k) != self.metrics.get(k))

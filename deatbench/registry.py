@@ -48,7 +48,7 @@ class _Pattern:
 
     def __init__(self, template: str) -> None:
         self.template = template
-        self.types = {field: kind for field, kind in _FIELD.findall(template)}
+        self.types = dict(_FIELD.findall(template))
         literal = _FIELD.split(template)
         parts = [re.escape(literal[0])]
         for field, _, text in zip(literal[1::3], literal[2::3], literal[3::3], strict=True):
@@ -137,7 +137,8 @@ class Registry(Generic[T]):
             if key not in context and (parameter.default is not parameter.empty or key in found.params)
         }
         hints = get_type_hints(found.target if inspect.isfunction(found.target) else found.target.__init__)  # type: ignore[misc]
-        for key, value in {**found.params, **params}.items():
+        fields = {key: value for key, value in found.params.items() if key not in context}
+        for key, value in {**fields, **params}.items():
             if key not in bound:
                 near = difflib.get_close_matches(key, bound, n=1, cutoff=0.5)
                 known = f"did you mean {near[0]}?" if near else f"it has {', '.join(bound) or 'none'}"

@@ -24,7 +24,6 @@ def timm_model(
     name: str,
     in_channels: int = 3,
     image_size: int = 32,
-    width: float = 1.0,
     patch_size: int | None = None,
     pretrained: bool = False,
 ) -> nn.Module:
@@ -35,7 +34,6 @@ def timm_model(
         name: timm's name, with or without the tag of its weights ("resnet18.a1_in1k").
         in_channels: channels of the image.
         image_size: height and width of the images, pixels.
-        width: must be 1; timm's widths are separate names.
         patch_size: of models that cut the image into patches, pixels; None keeps timm's.
         pretrained: load timm's weights, with the stem they were trained with.
 
@@ -44,10 +42,6 @@ def timm_model(
         ConfigError: timm cannot build the model for these images or parameters.
         MissingError: the pretrained weights do not exist or cannot be fetched.
     """
-    if width != 1.0:
-        raise ConfigError(
-            f"timm/{name} has no width multiplier, so width={width!r} cannot be meant", "choose a smaller timm model"
-        )
     if not isinstance(pretrained, bool):
         raise ConfigError(f"timm/{name}: pretrained must be true or false, not {pretrained!r}")
     _check_known(name, pretrained)

@@ -190,7 +190,7 @@ class _Ascent:
         s.x_adv = self.threat.project(s.x_adv + (z - s.x_adv) * a + drift * (1 - a), s.x)
 
     def _look(self) -> Tensor:
-        """Gradient and loss where the rows stand; rows of broken images leave. Returns the losses of those that stay."""
+        """Gradient and loss where the rows stand; rows of broken images leave. Returns the losses of the others."""
         s = self.s
         s.gradient, loss_R, logits_RK = ascent_direction(self.model, s.x_adv, s.y, self._loss)
         broken_R = logits_RK.argmax(1) != s.y

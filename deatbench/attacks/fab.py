@@ -4,9 +4,9 @@ Croce, Hein 2020, "Minimally distorted Adversarial Examples with a Fast Adaptive
 algorithm 1: project the iterate and the image onto the linearised boundary, step to a mixture of both (alpha_max 0.1,
 overshoot eta 1.05), and step back toward the image (beta 0.9) whenever the iterate is adversarial.
 
-Ours differs from the published code in cost: one forward pass serves both for the label of an iterate and for its
-gradient, an image leaves as soon as an adversarial point within eps is known, all target classes fill one batch, and the
-projection needs no sort (threats: `to_hyperplane`).
+Ours differs from the published code in cost: where iterates are seldom adversarial one forward pass serves both for
+label and gradient, an image leaves as soon as an adversarial point within eps is known, all target classes fill one
+batch, and the projection needs no sort (threats: `to_hyperplane`).
 """
 
 from __future__ import annotations

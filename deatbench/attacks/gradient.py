@@ -27,7 +27,8 @@ def input_gradient(model: nn.Module, x_NCHW: Tensor, y_N: Tensor, loss: Loss) ->
 def ascent_direction(model: nn.Module, x_NCHW: Tensor, y_N: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
     """(gradient of the summed loss with respect to x, loss_N, logits_NK) from one forward and one backward pass.
 
-    Weight gradients are neither computed nor touched. Raises InterruptedGradient if the logits do not depend differentiably on the input.
+    Weight gradients are neither computed nor touched. Raises InterruptedGradient if the logits do not depend
+    differentiably on the input.
     """
     with torch.enable_grad():
         x = x_NCHW.detach().requires_grad_(True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-
 ROWS = 512  # rows worked on at once, or one batch of images where that is more
 
 

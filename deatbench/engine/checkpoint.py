@@ -46,10 +46,12 @@ def load_state(folder: RunFolder, device: torch.device, monitor: Monitor) -> dic
             if hashlib.sha256(data).hexdigest()[:16] != path.stem.rpartition("-")[2]:
                 raise ValueError("its checksum does not match")
             state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+            if not isinstance(state, dict):
+                raise ValueError("it holds no training state")
         except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
             monitor.note(f"passing over damaged {path.name}: {str(error).splitlines()[0]}")
             continue
-        return dict(state)
+        return state
     return None
 
 

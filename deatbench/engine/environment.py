@@ -72,7 +72,9 @@ def _revision() -> str | None:
         return None
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        return commit + ("+dirty" if _git(root, "status", "--porcelain", "--untracked-files=no", "--", "deatbench") else "")
+        return commit + (
+            "+dirty" if _git(root, "status", "--porcelain", "--untracked-files=no", "--", "deatbench") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return None
 

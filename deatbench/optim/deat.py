@@ -49,7 +49,8 @@ class DEAT(torch.optim.Optimizer):
         decoupled: bool = False,
     ) -> None:
         if lr < 0 or k1 < 0 or not 0 <= k2 < 1 or weight_decay < 0:
-            raise ConfigError(f"deat needs lr, k1, weight_decay >= 0 and 0 <= k2 < 1, got {lr=} {k1=} {k2=} {weight_decay=}")
+            given = f"{lr=} {k1=} {k2=} {weight_decay=}"
+            raise ConfigError(f"deat needs lr, k1, weight_decay >= 0 and 0 <= k2 < 1, got {given}")
         defaults = {
             "lr": lr, "k1": k1, "k2": k2, "normalize": normalize, "weight_decay": weight_decay, "decoupled": decoupled
         }  # fmt: skip
@@ -69,7 +70,7 @@ class DEAT(torch.optim.Optimizer):
         return loss
 
     def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        gradients = [p.grad for p in params]
+        gradients = [p.grad for p in params if p.grad is not None]
         if group["weight_decay"] and group["decoupled"]:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         elif group["weight_decay"]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from deatbench.records import Threat, parse_eps
 from deatbench.registry import Registry
 
-
 NEWTON_STEPS = 40  # far more than the handful of pieces that a projection crosses
 
 

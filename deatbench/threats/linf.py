@@ -38,7 +38,7 @@ class Linf(ThreatModel):
         return (x_adv_NCHW - x_NCHW).abs().flatten(1).amax(1)
 
     def to_hyperplane(self, x_ND: Tensor, w_ND: Tensor, b_N: Tensor) -> Tensor:
-        """Every coordinate moves by min(t, its room), t the root of a concave, piecewise linear function of one variable.
+        """Every coordinate moves by min(t, its room); t is the root of a concave, piecewise linear function.
 
         Newton's method from t = 0 approaches that root from below and reaches it exactly after as many steps as
         pieces are crossed, a handful; no sort is needed.

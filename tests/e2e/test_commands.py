@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 from cli_runs import TINY, Done, call, environment, files, spawn
 
 from deatbench.records import EvaluationRecord, ModelCard
@@ -114,6 +116,31 @@ def test_eval_of_my_own_file(home: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert files(home / "evaluations") == {home / "evaluations" / f"{record.id}.json"}
 
 
+def test_eval_of_a_foreign_state_dict(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The weights of our own run, without what they say of themselves: the data set's normalisation is the same."""
+    weights = safetensors.torch.load_file(next(home.glob("runs/*/best.safetensors")))
+    bare = {f"module.{key.removeprefix('net.')}": value for key, value in weights.items() if key.startswith("net.")}
+    torch.save({"state_dict": bare}, home / "net.pth")
+    foreign = ["--arch", "resnet8", "--set", "arch.width=0.25", "--dataset", "digits", "--eps", "0.2"]
+    records = []
+    for arguments in (["net.pth", *foreign], []):
+        done = call(capsys, "eval", *arguments, "--attacks", "pgd-2", "--n", "30", "--json")
+        assert done.code == 0, done.err
+        records.append(EvaluationRecord.model_validate_json(done.out))
+    assert records[0].model.sha256 == records[1].model.sha256
+    assert records[0].samples == records[1].samples
+    assert (records[0].training, records[0].model.source) == (None, "net.pth")
+
+
+def test_the_working_folder_may_come_from_the_environment(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home.parent)
+    assert len(call(capsys, "zoo", "ls").out.splitlines()) == 1
+    monkeypatch.setenv("DEATBENCH_HOME", str(home))
+    assert len(call(capsys, "zoo", "ls").out.splitlines()) == 2
+
+
 def test_autoattack_joins_the_default_attacks(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, "eval", "--autoattack", "--n", "4", "--eps", "0.9", "--json")
     assert done.code == 0, done.err
@@ -153,6 +180,19 @@ def test_dry_run_writes_nothing(
     assert passes["evaluation of best"] == 60 * (1 + 2)
     assert plan["seconds"] == pytest.approx(2 * sum(stage["seconds"] for stage in plan["stages"]))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_timm_architecture_stays_timm_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = ["--set", "attack.steps=1", "--set", "batch_size=4", "--set", "evaluation.batch_size=2"]
+    chosen = ["--arch", "timm/resnet10t", "--method", "pgd-at", "--dataset", "digits", *settings]
+    done = call(capsys, "run", *chosen, "--dry-run", "--json")
+    assert done.code == 0, done.err
+    arch = json.loads(done.out)["config"]["arch"]
+    assert arch["name"] == "timm/resnet10t"
+    assert "width" not in arch  # the recipe's width is for networks that have one
 
 
 def test_dry_run_prints_a_recipe(

@@ -80,7 +80,7 @@ EVAL = ("eval", "./net.py:grey", "--dataset", "digits", "--eps", "0.1", "--n", "
     ("code", "words", "changes"),
     [
         (2, ["resnet80", "did you mean resnet8"], ("--arch", "resnet80")),
-        (2, ["timm/resnt18", "resnet18"], ("--arch", "timm/resnt18")),
+        (2, ["timm model", "'resnt18'", "resnet18"], ("--arch", "timm/resnt18")),
         (2, ["pgd-att", "did you mean pgd-at"], ("--method", "pgd-att")),
         (2, ["digit", "did you mean digits"], ("--dataset", "digit")),
         (2, ["recipe", "papr", "paper"], ("--recipe", "papr")),

@@ -17,6 +17,7 @@ from deatbench.attacks import make_attack
 from deatbench.attacks.autoattack import STANDARD
 from deatbench.data import Dataset, Images
 from deatbench.engine.evaluate import Evaluation, evaluate
+from deatbench.errors import ConfigError
 from deatbench.threats import ThreatModel, make_threat
 
 CPU = torch.device("cpu")
@@ -55,10 +56,10 @@ def test_verdicts_are_those_of_pyautoattack(
 
 
 def test_three_classes_too_few_is_one_clear_error(digits: Dataset) -> None:
-    from deatbench.errors import ConfigError
-
-    images = digits.test.subset(torch.nonzero(digits.test.labels_N < 3)[:4, 0])
+    images = digits.test.subset(torch.nonzero(digits.test.labels_N < 3)[:12, 0])
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    assert evaluate(model, images, make_threat("Linf", "0.1"), []).clean_N.any()
     with pytest.raises(ConfigError, match="at least 4 classes"):
         driven(model, images, make_threat("Linf", "0.1"), seed=0, batch_size=4)
 

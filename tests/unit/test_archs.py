@@ -365,7 +365,7 @@ def test_timm_names_are_never_addresses_or_paths(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "image_size", "params", "words"),
     [
-        ("timm/resnet18", 32, {"width": 0.5}, "no width multiplier"),
+        ("timm/resnet18", 32, {"width": 0.5}, r"unknown parameter of arch 'timm/resnet18': 'width'"),
         ("timm/resnet18", 32, {"patch_size": 4}, "cannot build 'resnet18'.*patch_size"),
         ("timm/resnet18", 32, {"pretrained": "no"}, "true or false"),
         ("timm/vit_tiny_patch16_224", 8, {}, "cannot take 8×8 images.*patch_size"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -10,13 +12,14 @@ from pathlib import Path
 
 import pytest
 from cli_runs import ROOT, call, environment
+from rich.console import Console
 
 from deatbench.cli import main as main_module
 from deatbench.cli.eval import chosen_attacks
 from deatbench.cli.ls import readable
 from deatbench.cli.machine import command_line
 from deatbench.cli.main import COMMANDS
-from deatbench.cli.monitor import LineMonitor, clock, rate
+from deatbench.cli.monitor import BarMonitor, LineMonitor, clock, make_monitor, rate
 from deatbench.cli.options import parse_names, parse_seeds
 from deatbench.errors import ConfigError
 
@@ -151,8 +154,15 @@ def test_published_commands_hold_no_machine_paths(arguments: list[str], publishe
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("archs", "vgg16"), ("archs", "timm/NAME"), ("methods", "deat"), ("attacks", "pgd-STEPS"), ("datasets", "digits"), ("recipes", "paper")],
-)  # fmt: skip
+    [
+        ("archs", "vgg16"),
+        ("archs", "timm/NAME"),
+        ("methods", "deat"),
+        ("attacks", "pgd-STEPS"),
+        ("datasets", "digits"),
+        ("recipes", "paper"),
+    ],
+)
 def test_ls(kind: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(call(capsys, "ls", kind, "--json").out)
     assert name in [row["name"] for row in listed]
@@ -217,6 +227,27 @@ def test_lines_without_a_terminal_are_few(capsys: pytest.CaptureFixture[str], mo
     assert lines[1] == "seed 1  train:  30%  1:10 left  1.0/s  epoch 2"
     assert lines[-1] == "seed 1  train: done in 1:40  all well"
     assert len(lines) == 5
+
+
+def test_a_terminal_shows_a_bar_and_keeps_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen = io.StringIO()
+    with BarMonitor(Console(file=screen, force_terminal=True, width=120)) as monitor:
+        monitor.start("pgd-20", 100)
+        monitor.advance(50, "[half] way")
+        monitor.note("a [note]")
+        monitor.finish("90.00% -> 50.00%")
+    drawn = screen.getvalue()
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", drawn)  # NO_COLOR: no colours
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)
+    assert re.search(r"pgd-20 .*0%", shown)
+    assert "note: a [note]" in shown
+    assert "✓ pgd-20" in shown
+    assert "90.00% -> 50.00%" in shown
+
+
+def test_without_a_terminal_there_are_no_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    assert isinstance(make_monitor(), LineMonitor)
 
 
 def test_figures() -> None:

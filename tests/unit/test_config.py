@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from deatbench.archs import ARCHS
-from deatbench.config import RunConfig, build_config, dump_config, load_recipe, parse_yaml, recipe_names, validate_config
+from deatbench.config import (
+    RunConfig,
+    build_config,
+    dump_config,
+    load_recipe,
+    parse_yaml,
+    recipe_names,
+    validate_config,
+)
 from deatbench.errors import ConfigError, DeatbenchError, MissingError, UnknownNameError
 from deatbench.methods import METHODS
 from deatbench.pipeline import configure
@@ -68,9 +76,12 @@ def test_the_paper_recipe_is_the_papers_table_1() -> None:
 
 def test_a_recipe_takes_from_its_arch_part_what_the_arch_has() -> None:
     assert "width" in config().arch.params
-    assert "width" not in build_config(
-        recipe="digits", arch="timm/resnet18", dataset="digits", method="deat", arch_params=()
-    ).arch.params
+    assert (
+        "width"
+        not in build_config(
+            recipe="digits", arch="timm/resnet18", dataset="digits", method="deat", arch_params=()
+        ).arch.params
+    )
 
 
 def test_a_recipes_part_for_a_method_is_for_that_method(tmp_path: Path) -> None:
@@ -221,7 +232,8 @@ def test_digest_is_pinned() -> None:
 
 
 def test_alias_bombs_are_refused_before_they_grow() -> None:
-    bomb = "a: &a [x, x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+    lines = [f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)]
+    bomb = "a: &a [x, x, x]\n" + "".join(lines)
     with pytest.raises(ConfigError, match="aliases"):
         parse_yaml(bomb, "bomb")
 
@@ -235,7 +247,8 @@ def test_alias_bombs_are_refused_before_they_grow() -> None:
         "",
         "epochs: !!python/name:os.system",
         "\x00",
-        "[" * 5000,
+        "[" * (1 << 20),
+        "a: " + "{b: " * 30 + "1" + "}" * 30,
         "a: 2001-99-99",
         "x" * (2 << 20),
     ],

@@ -52,9 +52,10 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with one finished run of two epochs and its zoo entry."""
     home = tmp_path_factory.mktemp("trained")
-    arguments = "run --arch resnet8 --method standard --dataset digits --epochs 2 --set arch.width=0.25".split()
-    arguments += ["--set", "evaluation.attacks=[fgsm]", "--set", "evaluation.last_attacks=[fgsm]"]
-    assert main([*arguments, "--set", "evaluation.n=20", "--set", "batch_size=128", "--out", str(home)]) == 0
+    settings = ("evaluation.attacks=[fgsm]", "evaluation.last_attacks=[fgsm]", "evaluation.n=20", "batch_size=128")
+    arguments = ["--arch", "resnet8", "--method", "standard", "--dataset", "digits", "--set", "arch.width=0.25"]
+    changes = [part for setting in settings for part in ("--set", setting)]
+    assert main(["run", *arguments, *changes, "--epochs", "2", "--out", str(home)]) == 0
     return home
 
 

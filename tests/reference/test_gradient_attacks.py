@@ -35,7 +35,7 @@ def attacked(attack: PGD | CW | FGSM, model: nn.Module, x_NCHW: Tensor, y_N: Ten
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize("net", ["standard_net", "robust_net"])
 def test_pgd_is_torchattacks_pgd(net: str, norm: str, digits: Dataset, request: pytest.FixtureRequest) -> None:
-    """In float64: the sum of losses that we derive and the mean that they derive round differently where p_y is near 1."""
+    """In float64: where p_y is near 1, the sum of losses and torchattacks' mean of losses round differently."""
     model, threat = copy.deepcopy(request.getfixturevalue(net)).double(), make_threat(norm, EPS[norm])
     x_NCHW, y_N = batch(digits.test, 48)
     x_NCHW = x_NCHW.double()

@@ -1,0 +1,155 @@
+"""Our APGD, FAB-T and Square reach the published code's verdicts image by image when they take its random draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyautoattack.fab_projections as published_projections
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from pyautoattack.fab_pt import FABAttack_PT
+from pyautoattack.square import SquareAttack
+from small_nets import PublishedNet
+from torch import Tensor, nn
+
+from deatbench.attacks import Attack
+from deatbench.attacks.apgd import APGDCE, APGDDLR, APGDT
+from deatbench.attacks.autoattack import STANDARD, Member
+from deatbench.attacks.fab import FABT
+from deatbench.attacks.rng import ExampleRng, PublishedRng
+from deatbench.attacks.square import Square
+from deatbench.data import Dataset, Images
+from deatbench.threats import ThreatModel, make_threat
+
+CPU = torch.device("cpu")
+SEED = 3
+
+
+class Fresh(nn.Module):
+    """Logits that may be written into, as the published Square does."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.net(x_NCHW).clone()
+
+
+def apgd(model: nn.Module, threat: ThreatModel, loss: str) -> Callable[[Tensor, Tensor], Tensor]:
+    attack = APGDAttack(model, n_iter=25, norm=threat.norm, eps=threat.eps, seed=SEED, loss=loss, device=CPU)
+    return attack.perturb
+
+
+def apgd_t(model: nn.Module, threat: ThreatModel) -> Callable[[Tensor, Tensor], Tensor]:
+    attack = APGDAttack_targeted(
+        model, n_iter=25, norm=threat.norm, eps=threat.eps, seed=SEED, n_target_classes=5, device=CPU
+    )
+    return attack.perturb
+
+
+def fab_t(model: nn.Module, threat: ThreatModel) -> Callable[[Tensor, Tensor], Tensor]:
+    attack = FABAttack_PT(model, norm=threat.norm, n_iter=25, eps=threat.eps, seed=SEED, n_target_classes=5, device=CPU)
+    attack.targeted = True
+    return attack.perturb
+
+
+def square(model: nn.Module, threat: ThreatModel) -> Callable[[Tensor, Tensor], Tensor]:
+    attack = SquareAttack(
+        model, norm=threat.norm, n_queries=400, eps=threat.eps, seed=SEED, device=CPU, resc_schedule=False
+    )
+    return attack.perturb
+
+
+PAIRS: dict[str, tuple[Attack, Callable[[nn.Module, ThreatModel], Callable[[Tensor, Tensor], Tensor]]]] = {
+    "apgd-ce": (APGDCE(steps=25), lambda model, threat: apgd(model, threat, "ce")),
+    "apgd-dlr": (APGDDLR(steps=25), lambda model, threat: apgd(model, threat, "dlr")),
+    "apgd-t": (APGDT(steps=25, targets=5), apgd_t),
+    "fab-t": (FABT(steps=25, targets=5), fab_t),
+    "square": (Square(queries=400), square),
+}
+
+
+def correct(model: nn.Module, images: Images, n: int) -> tuple[Tensor, Tensor]:
+    """The correctly classified among the first n images."""
+    ((x_NCHW, y_N),) = images.batches([torch.arange(n)], CPU)
+    with torch.no_grad():
+        kept_N = model(x_NCHW).argmax(1) == y_N
+    return x_NCHW[kept_N], y_N[kept_N]
+
+
+def broken(model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel) -> list[bool]:
+    with torch.no_grad():
+        fooled_N = model(x_adv).argmax(1) != y
+    return (fooled_N & (threat.distance(x_adv, x) <= threat.eps + threat.tolerance)).tolist()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", "0.2"), ("L2", "0.8")])
+def test_published_draws_give_published_verdicts(
+    robust_net: nn.Module, digits: Dataset, name: str, norm: str, eps: str
+) -> None:
+    ours, theirs = PAIRS[name]
+    threat = make_threat(norm, eps)
+    x_NCHW, y_N = correct(robust_net, digits.test, 48)
+    with torch.random.fork_rng(devices=[]):
+        expected = broken(robust_net, theirs(Fresh(robust_net), threat)(x_NCHW, y_N).detach(), x_NCHW, y_N, threat)
+    found = broken(robust_net, ours(robust_net, x_NCHW, y_N, threat, PublishedRng(SEED)), x_NCHW, y_N, threat)
+    assert found == expected
+    assert 0 < sum(found) < len(found)  # both outcomes occur, so that this can fail
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_own_draws_do_not_depend_on_the_batch(robust_net: nn.Module, digits: Dataset, name: str) -> None:
+    attack, threat = PAIRS[name][0], make_threat("Linf", "0.2")
+    x_NCHW, y_N = correct(robust_net, digits.test, 30)
+    indices = torch.arange(len(x_NCHW))
+
+    def verdicts(batch_size: int) -> list[bool]:
+        out = []
+        for part in indices.split(batch_size):
+            x_adv = attack(robust_net, x_NCHW[part], y_N[part], threat, ExampleRng(SEED, part, name))
+            out += broken(robust_net, x_adv, x_NCHW[part], y_N[part], threat)
+        return out
+
+    assert verdicts(7) == verdicts(len(indices))
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_moves_to_a_hyperplane_are_the_published_projections(norm: str, data: st.DataObject) -> None:
+    """Same length of the move, same side reached; the published code finds them by sorting."""
+    threat = make_threat(norm, "0.1")
+    seed, dimension = data.draw(st.integers(0, 10**6)), data.draw(st.integers(2, 40))
+    generator = torch.Generator().manual_seed(seed)
+    x_ND = torch.rand(16, dimension, generator=generator)
+    w_ND = torch.randn(16, dimension, generator=generator)
+    b_N = (w_ND * torch.rand(16, dimension, generator=generator)).sum(1) * data.draw(st.sampled_from([0.5, 1.0, 3.0]))
+    move = getattr(published_projections, f"projection_{norm.lower()}")
+    expected, found = move(x_ND.clone(), w_ND.clone(), b_N.clone()), threat.to_hyperplane(x_ND, w_ND, b_N)
+    zero = torch.zeros_like(x_ND)
+    assert torch.allclose(threat.distance(found, zero), threat.distance(expected, zero), atol=2e-4)
+    gaps = [((w_ND * (x_ND + step)).sum(1) - b_N).abs() for step in (found, expected)]
+    assert bool((gaps[0] <= gaps[1] + 2e-3).all())
+    assert bool(((x_ND + found >= -1e-5) & (x_ND + found <= 1 + 1e-5)).all())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("member", STANDARD)
+@pytest.mark.parametrize("net", ["abc_resnet2b", "sdp_cifar_cnn_a_adv", "kw_scaled_cifar_small_8px"])
+def test_published_settings_on_published_networks(
+    published_nets: dict[str, PublishedNet], cifar10_test: Images, member: str, net: str
+) -> None:
+    published = published_nets[net]
+    threat = make_threat("Linf", published.eps)
+    own = {"apgd-ce": APGDCE(), "apgd-t": APGDT(), "fab-t": FABT(), "square": Square()}[member]
+    x_NCHW, y_N = correct(published.module, cifar10_test, 128)
+    expected = Member(member)(published.module, x_NCHW, y_N, threat, PublishedRng(0))
+    found = own(published.module, x_NCHW, y_N, threat, PublishedRng(0))
+    args = (x_NCHW, y_N, threat)
+    assert broken(published.module, found, *args) == broken(published.module, expected, *args)

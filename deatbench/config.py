@@ -109,10 +109,14 @@ class Schedule(_Config):
 
 
 class EvaluationPlan(_Config):
-    """What `run` measures: `attacks` on the best checkpoint, `last_attacks` on the last one."""
+    """What `run` measures: `attacks` on the best checkpoint, `last_attacks` on the last one.
+
+    `engine` is whose code runs AutoAttack: pyautoattack ("reference") or ours ("fast").
+    """
 
     attacks: tuple[str, ...] = ("pgd-20", "cw-20", "autoattack")
     last_attacks: tuple[str, ...] = ("pgd-20", "cw-20")
+    engine: Literal["reference", "fast"] = "reference"
     n: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=500, ge=1)
 

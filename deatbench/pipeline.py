@@ -16,6 +16,7 @@ import torch
 from deatbench.archs import ARCHS
 from deatbench.archs.build import build_arch, count_flops, count_params
 from deatbench.attacks import make_attack
+from deatbench.attacks.base import Engine
 from deatbench.config import RunConfig, Spec, build_config, dump_config
 from deatbench.data import DATASETS, Dataset, found, load_dataset
 from deatbench.data.augment import augment
@@ -231,10 +232,14 @@ def evaluate(
     n: int | None = None,
     seed: int = 0,
     batch_size: int = 500,
+    engine: Engine = "reference",
     monitor: Monitor | None = None,
 ) -> EvaluationRecord:
-    """Attack `model` on the first `n` test images (all by default) and say what was found, in one record."""
-    chosen = [make_attack(name) for name in attacks]
+    """Attack `model` on the first `n` test images (all by default) and say what was found, in one record.
+
+    AutoAttack is run by `engine`: the published code, or ours.
+    """
+    chosen = [make_attack(name).by(engine) for name in attacks]
     images = data.test if n is None else data.test.subset(torch.arange(min(n, len(data.test))))
     if len(images) == 0:
         raise DeatbenchError(f"the test split of {data.name} is empty")
@@ -258,7 +263,7 @@ def evaluate(
     )
     sha256 = weights_sha256(module)
     key = {"model": sha256, "data": data.name, "n": len(images), "attacks": list(attacks), "seed": seed,
-           "threat": threat.record().slug, "batch_size": batch_size,
+           "threat": threat.record().slug, "batch_size": batch_size, "engines": [attack.engine for attack in chosen],
            "checkpoint": model.training and model.training.checkpoint}  # fmt: skip
     return EvaluationRecord(
         id=f"{model.name}{f'-{model.training.checkpoint}' if model.training else ''}-{digest_of(key)[:8]}",
@@ -301,7 +306,7 @@ def run(config: RunConfig, machine: Machine, *, fresh: bool = False, monitor: Mo
             model = trained_model(folder, checkpoint, machine.device)
             record = evaluate(
                 model, data, threat, attacks, machine,
-                n=plan.n, seed=config.seed, batch_size=plan.batch_size, monitor=monitor,
+                n=plan.n, seed=config.seed, batch_size=plan.batch_size, engine=plan.engine, monitor=monitor,
             )  # fmt: skip
             write_record(path, record)
         records.append(read_record(path, EvaluationRecord))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -13,11 +13,14 @@ from deatbench.registry import Registry
 from deatbench.threats import ThreatModel
 
 ENGINE = "deatbench"
+Engine = Literal["reference", "fast"]
 
 
 @dataclass(frozen=True)
 class Attack(ABC):
     """A frozen recipe for finding adversarial images; its fields are its hyper-parameters."""
+
+    gradient_free: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rng: ExampleRng) -> Tensor:
@@ -32,6 +35,10 @@ class Attack(ABC):
     def engine(self) -> str:
         """Which code runs it, with a version where it is not ours."""
         return ENGINE
+
+    def by(self, engine: Engine) -> Attack:
+        """The same attack run by other code: the published one or ours; itself where there is only one."""
+        return self
 
     @property
     def runs(self) -> int:

@@ -30,6 +30,10 @@ class ExampleRng:
 
     per_image = True
 
+    def of(self, rows: Tensor) -> ExampleRng:
+        """The same randomness for some of the batch's images, from the beginning."""
+        return ExampleRng(self.seed, torch.tensor(self._indices, device=rows.device)[rows], self._stream)
+
     def columns(self, count: int) -> list[list[int]]:
         """Which target classes may be attacked together: all of them, since no draw depends on another's success."""
         return [list(range(count))]

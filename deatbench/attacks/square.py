@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,8 @@ class Square(Attack):
         queries: forward passes per image at most (in AutoAttack: 5000).
         p_init: share of the pixels that the first squares cover.
     """
+
+    gradient_free: ClassVar[bool] = True
 
     queries: int = 5000
     p_init: float = 0.8

@@ -12,6 +12,7 @@ from deatbench.cli import options
 from deatbench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from deatbench.attacks.base import Engine
     from deatbench.data import Dataset
     from deatbench.models import LoadedModel
     from deatbench.pipeline import Machine
@@ -28,6 +29,13 @@ DEFAULT_ATTACKS = ("pgd-20", "cw-20")
 @click.option("--eps", metavar="E", help="Radius such as 8/255; default: the one that the model was trained for.")
 @click.option("--autoattack", is_flag=True, help="Also AutoAttack, version standard.")
 @click.option("--attacks", metavar="LIST", help="Attacks instead of pgd-20,cw-20; `deatbench ls attacks`.")
+@click.option(
+    "--engine",
+    type=click.Choice(["reference", "fast"]),
+    default="reference",
+    show_default=True,
+    help="Whose code runs AutoAttack: pyautoattack (reference) or ours (fast).",
+)
 @click.option("--n", type=click.IntRange(min=1), help="First N test images; default: all.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True, help="Images at a time.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the attacks.")
@@ -49,6 +57,7 @@ def evaluate(
     eps: str | None,
     autoattack: bool,
     attacks: str | None,
+    engine: Engine,
     n: int | None,
     batch_size: int,
     seed: int,
@@ -96,8 +105,9 @@ def evaluate(
         data = data or _load_data(_trained_on(loaded), machine)
         with make_monitor() as monitor:
             record = pipeline.evaluate(
-                loaded, data, threat, names, machine, n=n, seed=seed, batch_size=batch_size, monitor=monitor
-            )
+                loaded, data, threat, names, machine,
+                n=n, seed=seed, batch_size=batch_size, engine=engine, monitor=monitor,
+            )  # fmt: skip
         for folder in folders:
             write_record(folder / f"{record.id}.json", record)
         print(f"record: {folders[0] / record.id}.json", file=sys.stderr)

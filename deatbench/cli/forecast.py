@@ -21,7 +21,6 @@ from deatbench.engine.state import TrainState
 from deatbench.engine.train import Plan
 from deatbench.methods import Batch
 
-GRADIENT_FREE = "square"
 PROBE_IMAGES = 128
 PROBE_SECONDS = 2.0
 
@@ -91,7 +90,7 @@ def _evaluation(
     for member in (member for name in names for member in make_attack(name).members()):
         images = n * member.passes(data.num_classes) * member.runs
         passes += images
-        seconds += images * (forward if member.name.endswith(GRADIENT_FREE) else gradient)
+        seconds += images * (forward if member.gradient_free else gradient)
     how = f"{n} test images x {', '.join(('clean', *names))}, at most"
     return Stage(f"evaluation of {checkpoint}", passes, seconds, how)
 

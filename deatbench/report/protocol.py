@@ -28,6 +28,7 @@ def protocol(board: Board) -> list[tuple[str, str]]:
     names = {name for record in board.evaluations for name in record.metrics}
     terms += [(info.title, info.description) for info in (describe(name) for name in sorted(names, key=place))]
     terms.append(("Attack settings", _settings(board.evaluations)))
+    terms.append(("Attack code", _engines(board.evaluations)))
     if any(run.training for run in board.runs):
         terms.append(("Best and last", _checkpoints(board)))
     terms += [
@@ -73,6 +74,16 @@ def _settings(records: list[EvaluationRecord]) -> str:
     for name, settings in sorted(used.items(), key=lambda item: place(item[0])):
         texts = [text if len(settings) == 1 else f"{text} ({times}×)" for text, times in sorted(settings.items())]
         parts.append(f"{name}: {' or '.join(texts)}")
+    return "; ".join(parts) + "." if parts else "No attack was run."
+
+
+def _engines(records: list[EvaluationRecord]) -> str:
+    """Whose code ran which attacks, by version."""
+    names: dict[str, set[str]] = {}
+    for record in records:
+        for attack in record.attacks:
+            names.setdefault(plain(attack.engine), set()).add(plain(attack.name))
+    parts = [f"{engine}: {', '.join(sorted(attacks, key=place))}" for engine, attacks in sorted(names.items())]
     return "; ".join(parts) + "." if parts else "No attack was run."
 
 

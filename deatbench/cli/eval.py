@@ -160,7 +160,7 @@ def _load_model(
 
 def _spec(arch: str, overrides: tuple[str, ...], data: Dataset):  # type: ignore[no-untyped-def]
     from deatbench.archs import ARCHS
-    from deatbench.pipeline import ARCH_CONTEXT
+    from deatbench.pipeline.configuration import ARCH_CONTEXT
     from deatbench.records import ModelSpec
 
     params = {}

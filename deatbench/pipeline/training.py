@@ -1,0 +1,117 @@
+"""One training run: from a configuration to a folder with weights, metrics and a record."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+
+from deatbench.archs.build import build_arch, count_flops, count_params
+from deatbench.config import RunConfig, dump_config
+from deatbench.data import Dataset, load_dataset
+from deatbench.data.augment import augment
+from deatbench.engine.checkpoint import load_state
+from deatbench.engine.environment import environment, hardware_name
+from deatbench.engine.interruption import interruption
+from deatbench.engine.monitor import Monitor
+from deatbench.engine.seeding import seed_everything
+from deatbench.engine.state import TrainState
+from deatbench.engine.train import Plan, fit
+from deatbench.methods import METHODS
+from deatbench.methods.base import Inner
+from deatbench.optim import OPTIMIZERS
+from deatbench.pipeline.machine import Machine, now
+from deatbench.records import Checkpoint, ModelSpec, TrainingRecord
+from deatbench.store import RunFolder, atomic_write_text, sha256_of, write_record
+from deatbench.threats import make_threat
+
+
+def train(config: RunConfig, machine: Machine, *, fresh: bool = False, monitor: Monitor | None = None) -> RunFolder:
+    """Train, or continue, the run of `config`; a finished one is returned as it is unless `fresh`.
+
+    Raises ConfigError if another process works on the same run, InterruptedRun after saving on a signal.
+    """
+    monitor = monitor or Monitor()
+    folder = machine.home.run(config.run_id)
+    if folder.finished and not fresh:
+        monitor.note(f"{folder.path.name} is already trained (--fresh trains it again)")
+        return folder
+    data = load_dataset(config.dataset, machine.data_dir, val_fraction=config.val_fraction)
+    plan, state = prepare(config, data, machine.device)  # all that can be wrong is, before anything is written
+    with folder.locked(), interruption() as stop:
+        if fresh:
+            _clear(folder)
+        atomic_write_text(folder.config, dump_config(config))
+        saved = load_state(folder, machine.device, monitor)
+        if saved is not None:
+            state.restore(saved)
+            monitor.note(f"continuing {folder.path.name} after epoch {state.epoch} (--fresh starts over)")
+        fit(state, plan, folder, stop, monitor)
+        write_record(folder.training, _training_record(config, plan, state, folder, machine))
+    return folder
+
+
+def _clear(folder: RunFolder) -> None:
+    folder.training.unlink(missing_ok=True)
+    for path in (*folder.checkpoints(), folder.metrics, *folder.evaluations.glob("*.json")):
+        path.unlink(missing_ok=True)
+
+
+def prepare(config: RunConfig, data: Dataset, device: torch.device) -> tuple[Plan, TrainState]:
+    """The plan of a run and its state before the first step. Raises ConfigError where arch and images do not fit."""
+    channels, height, _ = data.image_shape
+    spec = ModelSpec(
+        arch=config.arch.name,
+        params=config.arch.params,
+        num_classes=data.num_classes,
+        in_channels=channels,
+        image_size=height,
+        mean=data.mean,
+        std=data.std,
+    )
+    seed_everything(config.seed, "init")
+    model = build_arch(**spec.model_dump(exclude={"arch", "params"}), name=spec.arch, **spec.params)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    optimizer = OPTIMIZERS[config.optimizer.name](model.parameters(), **config.optimizer.params)
+    threat = make_threat(config.threat.norm, config.threat.eps)
+    attack = config.attack
+    plan = Plan(
+        config=config,
+        method=METHODS[config.method.name](**config.method.params),
+        inner=Inner(threat, attack.steps, attack.rel_step, attack.random_start, attack.bn_mode),
+        data=data,
+        spec=spec,
+        augment=augment(data.augment if config.augment == "auto" else config.augment),
+        device=device,
+        peak_lr=optimizer.param_groups[0]["lr"],
+    )
+    return plan, TrainState.fresh(model, optimizer, config.ema)
+
+
+def _training_record(
+    config: RunConfig, plan: Plan, state: TrainState, folder: RunFolder, machine: Machine
+) -> TrainingRecord:
+    last = state.history[-1]
+    spec = plan.spec
+    return TrainingRecord(
+        id=config.run_id,
+        created=now(),
+        config=config.model_dump(mode="json"),
+        digest=config.digest,
+        model=spec,
+        n_params=count_params(state.model),
+        flops=count_flops(state.model, (1, spec.in_channels, spec.image_size, spec.image_size)),
+        dataset=plan.data.name,
+        dataset_source=plan.data.source,
+        n_train=len(plan.data.train),
+        n_val=len(plan.data.val),
+        best_epoch=state.best_epoch,
+        final=last,
+        best=next(metrics for metrics in state.history if metrics.epoch == state.best_epoch),
+        seconds=round(sum(metrics.seconds for metrics in state.history), 2),
+        hardware=hardware_name(plan.device),
+        resumed=state.resumed,
+        weights={checkpoint: sha256_of(folder.weights(checkpoint)) for checkpoint in get_args(Checkpoint)},
+        env=environment(plan.device),
+        command=machine.command,
+    )

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from deatbench.errors import CheckpointError
 from deatbench.records import EpochMetrics
 
+LAYOUT = 1  # of the dumped state; another number means that what is below has changed its meaning
 TOTALS = ("images", "loss", "clean_correct", "clean_seen", "robust_correct", "robust_seen")
 
 
@@ -48,6 +50,7 @@ class TrainState:
     def dump(self) -> dict[str, Any]:
         """The state as tensors and plain data, fit for torch.save and `weights_only=True`."""
         return {
+            "layout": LAYOUT,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else None,
@@ -61,7 +64,9 @@ class TrainState:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Put a dumped state back; the inverse of `dump`."""
+        """Put a dumped state back; the inverse of `dump`. Raises CheckpointError on a state of another layout."""
+        if saved.get("layout") != LAYOUT:
+            raise CheckpointError("the saved state is from another version of deatbench", "--fresh starts over")
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))
         if self.ema is not None:

@@ -19,7 +19,7 @@ from deatbench.engine.interruption import Interruption
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.state import TrainState
 from deatbench.engine.train import Plan, fit
-from deatbench.errors import InterruptedRun
+from deatbench.errors import CheckpointError, InterruptedRun
 from deatbench.methods import METHODS
 from deatbench.methods.base import Inner
 from deatbench.optim import OPTIMIZERS
@@ -135,7 +135,7 @@ def stopped(few_digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def test_every_part_of_the_state_is_listed_here(few_digits: Dataset) -> None:
-    assert prepare(few_digits, "deat", 0.1)[1].dump().keys() == PARTS.keys() | BOOKKEEPING.keys()
+    assert prepare(few_digits, "deat", 0.1)[1].dump().keys() == PARTS.keys() | BOOKKEEPING.keys() | {"layout"}
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -159,6 +159,14 @@ def test_bookkeeping_is_carried_on(
     saved, folder = stopped[0.1]
     state = run(few_digits, "deat", copy_of(folder, tmp_path / "a"), deep(saved) | {part: BOOKKEEPING[part]})
     assert {"epoch_seconds": state.history[1].seconds >= 1000, "resumed": state.resumed == 6}[part]
+
+
+def test_a_state_of_another_layout_is_refused(
+    few_digits: Dataset, stopped: dict[float, tuple[dict[str, Any], Path]]
+) -> None:
+    saved, _ = stopped[0.1]
+    with pytest.raises(CheckpointError, match="another version"):
+        prepare(few_digits, "deat", 0.1)[1].restore(deep(saved) | {"layout": 0})
 
 
 def test_the_running_sums_have_been_saved(stopped: dict[float, tuple[dict[str, Any], Path]]) -> None:

@@ -45,13 +45,12 @@ def load(request: ModelRequest) -> LoadedModel:
 
 
 def _weights(card: ModelCard, entry: Path, request: ModelRequest) -> Path:
-    """Beside the card where they are small, else in the run that made them."""
-    if card.weights_file is not None:
-        return entry / safe_name(card.weights_file, "weights file")
-    path = request.home.run(card.training.id).weights(card.checkpoint)
-    if not path.is_file():
-        size = f"{card.weights_bytes / 2**20:.0f} MiB"
-        raise MissingError(
-            f"the weights of {card.id} ({size}) are not kept in the zoo", f"train it: {card.training.command}"
-        )
-    return path
+    """Beside the card where they are kept there, else in the run that made them."""
+    beside = [entry / safe_name(card.weights_file, "weights file")] if card.weights_file is not None else []
+    for path in (*beside, request.home.run(card.training.id).weights(card.checkpoint)):
+        if path.is_file():
+            return path
+    size = f"{card.weights_bytes / 2**20:.0f} MiB"
+    raise MissingError(
+        f"the weights of {card.id} ({size}) are not kept in the zoo", f"train it: {card.training.command}"
+    )

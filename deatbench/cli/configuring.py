@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deatbench.cli.options import parse_seeds
+import rich_click as click
+
+from deatbench.cli.machine import make_machine
+from deatbench.cli.options import Asked, parse_seeds
 from deatbench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,19 +16,11 @@ if TYPE_CHECKING:
     from deatbench.pipeline import Machine
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the command line asked for, as typed."""
-
-    arch: str
-    method: str
-    dataset: str
-    recipe: str | None
-    overrides: tuple[str, ...]
-    epochs: int | None
-    seeds: str
-    resume: bool
-    fresh: bool
+def training_machine(ctx: click.Context, asked: Asked) -> Machine:
+    """The machine that `run` and `train` work on."""
+    return make_machine(
+        ctx, home=asked.out or asked.home, device=asked.device, data_dir=asked.data_dir, threads=asked.threads
+    )
 
 
 def configurations(asked: Asked, machine: Machine) -> list[RunConfig]:

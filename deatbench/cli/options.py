@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import rich_click as click
 
 from deatbench.errors import ConfigError
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _home(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
@@ -33,8 +33,35 @@ threads = click.option("--threads", type=click.IntRange(min=1), help="CPU thread
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of a table.")
 
 
-def training(function: F) -> F:
-    """The options that say what is trained: those of `run` and `train`."""
+@dataclass(frozen=True)
+class Asked:
+    """What the command line of `run` or `train` asked for, as typed."""
+
+    arch: str
+    method: str
+    dataset: str
+    data_dir: Path | None
+    recipe: str | None
+    overrides: tuple[str, ...]
+    epochs: int | None
+    seeds: str
+    device: str
+    threads: int | None
+    home: Path
+    out: Path | None
+    resume: bool
+    fresh: bool
+    as_json: bool
+
+
+def training(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say what is trained: those of `run` and `train`, handed over as one `asked`."""
+
+    @functools.wraps(command)
+    def function(**given: Any) -> None:
+        asked = Asked(**{field.name: given.pop(field.name) for field in fields(Asked)})
+        command(asked=asked, **given)
+
     for option in reversed(
         (
             click.option("--arch", required=True, metavar="A", help="Architecture; `deatbench ls archs`."),

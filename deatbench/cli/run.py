@@ -21,25 +21,7 @@ if TYPE_CHECKING:
 @options.training
 @click.option("--dry-run", is_flag=True, help="Say what would be done and how long it might take; write nothing.")
 @click.pass_context
-def run(
-    ctx: click.Context,
-    arch: str,
-    method: str,
-    dataset: str,
-    data_dir: Path | None,
-    recipe: str | None,
-    overrides: tuple[str, ...],
-    epochs: int | None,
-    seeds: str,
-    device: str,
-    threads: int | None,
-    home: Path,
-    out: Path | None,
-    resume: bool,
-    fresh: bool,
-    as_json: bool,
-    dry_run: bool,
-) -> None:
+def run(ctx: click.Context, asked: options.Asked, dry_run: bool) -> None:
     """Train a model, attack it, publish the result.
 
     The best and the last checkpoint are both evaluated: PGD-20, CW-20, and AutoAttack on the best. Everything lands
@@ -52,22 +34,21 @@ def run(
       deatbench run --arch vgg16 --method trades --set method.beta=3 --set arch.width=0.5 --epochs 10
       deatbench run --arch vgg16 --method deat --recipe paper --dry-run
     """
-    from deatbench.cli.configuring import Asked, configurations
-    from deatbench.cli.machine import data_on_stdout, make_machine
+    from deatbench.cli.configuring import configurations, training_machine
+    from deatbench.cli.machine import data_on_stdout
 
-    machine = make_machine(ctx, home=out or home, device=device, data_dir=data_dir, threads=threads)
+    machine = training_machine(ctx, asked)
     with data_on_stdout():
-        asked = Asked(arch, method, dataset, recipe, overrides, epochs, seeds, resume, fresh)
         configs = configurations(asked, machine)
     if dry_run:
         from deatbench.cli.forecast import print_forecast
 
-        print_forecast(configs, machine, as_json)
+        print_forecast(configs, machine, asked.as_json)
         return
     with data_on_stdout():
-        results, index = _run_all(configs, machine, fresh)
+        results, index = _run_all(configs, machine, asked.fresh)
     records = [record for result in results for record in result.evaluations]
-    if as_json:
+    if asked.as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
     else:
         from deatbench.cli.tables import print_evaluations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import rich_click as click
 
@@ -14,24 +13,7 @@ from deatbench.cli import options
 @click.command()
 @options.training
 @click.pass_context
-def train(
-    ctx: click.Context,
-    arch: str,
-    method: str,
-    dataset: str,
-    data_dir: Path | None,
-    recipe: str | None,
-    overrides: tuple[str, ...],
-    epochs: int | None,
-    seeds: str,
-    device: str,
-    threads: int | None,
-    home: Path,
-    out: Path | None,
-    resume: bool,
-    fresh: bool,
-    as_json: bool,
-) -> None:
+def train(ctx: click.Context, asked: options.Asked) -> None:
     """Train a model and keep its best and last weights.
 
     It is the first half of `deatbench run`, which then measures and publishes. Killed at any moment, the same command
@@ -43,25 +25,24 @@ def train(
       deatbench train --arch vgg16 --method deat --seed 0,1,2 --set optimizer.lr=0.3
     """
     from deatbench import pipeline
-    from deatbench.cli.configuring import Asked, configurations
+    from deatbench.cli.configuring import configurations, training_machine
     from deatbench.cli.downloading import fetch_if_missing
-    from deatbench.cli.machine import check_writable, data_on_stdout, make_machine
+    from deatbench.cli.machine import check_writable, data_on_stdout
     from deatbench.cli.monitor import make_monitor
     from deatbench.records import TrainingRecord
     from deatbench.store import read_record
 
-    machine = make_machine(ctx, home=out or home, device=device, data_dir=data_dir, threads=threads)
+    machine = training_machine(ctx, asked)
     records = []
     with data_on_stdout():
-        asked = Asked(arch, method, dataset, recipe, overrides, epochs, seeds, resume, fresh)
         configs = configurations(asked, machine)
         check_writable(machine.home.runs)
         fetch_if_missing(configs[0].dataset, machine)
         for config in configs:
             with make_monitor() as monitor:
-                folder = pipeline.train(config, machine, fresh=fresh, monitor=monitor)
+                folder = pipeline.train(config, machine, fresh=asked.fresh, monitor=monitor)
             records.append(read_record(folder.training, TrainingRecord))
-    if as_json:
+    if asked.as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
     else:
         from deatbench.cli.tables import print_trainings

@@ -23,8 +23,9 @@ from deatbench.errors import ConfigError
 from deatbench.optim.base import OPTIMIZERS
 
 
+@OPTIMIZERS.register("deat")
 class DEAT(torch.optim.Optimizer):
-    """DEAT's optimizer.
+    """DEAT's update: two interleaved momenta, one of them negative (Sun et al., KDD 2023).
 
     Args:
         params: parameters or parameter groups.
@@ -97,20 +98,3 @@ class DEAT(torch.optim.Optimizer):
             state["h_before_last"] = torch.zeros_like(p, memory_format=torch.preserve_format)
             state["h_last"] = torch.zeros_like(p, memory_format=torch.preserve_format)
         return state["h_before_last"], state["h_last"]
-
-
-@OPTIMIZERS.register("deat")
-def deat(
-    params: Iterable[nn.Parameter],
-    *,
-    lr: float = 0.1,
-    k1: float = 1.0,
-    k2: float = 0.8,
-    normalize: bool = True,
-    weight_decay: float = 5e-4,
-    decoupled: bool = False,
-) -> torch.optim.Optimizer:
-    """DEAT's update: two interleaved momenta, one of them negative (Sun et al., KDD 2023)."""
-    return DEAT(
-        params, lr=lr, k1=k1, k2=k2, normalize=normalize, weight_decay=weight_decay, decoupled=decoupled
-    )  # fmt: skip

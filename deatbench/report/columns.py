@@ -78,8 +78,11 @@ def _accuracy(name: str) -> Column:
         summary = row.summary(name)
         if summary is None:
             return Cell()
-        note = "" if summary.spread is None else f"±{percent(summary.spread)}"
-        return Cell(percent(summary.mean), f"{100 * summary.mean:.4f}".rstrip("0").rstrip("."), note)
+        notes = [] if summary.spread is None else [f"±{percent(summary.spread)}"]
+        ranked_on = row.summary(AUTOATTACK)
+        if ranked_on is not None and ranked_on.n != summary.n:  # other images: not to be read against AutoAttack
+            notes.append(f"n={summary.n:,}")
+        return Cell(percent(summary.mean), f"{100 * summary.mean:.4f}".rstrip("0").rstrip("."), " ".join(notes))
 
     return Column(name, metric.title, f"{metric.description} In percent.", metric.direction, "accuracy", cell)
 
@@ -157,7 +160,7 @@ COLUMNS = (
         "span",
         _of_autoattack(_span),
     ),
-    Column("n", "n", "Number of test images under AutoAttack.", "higher", "number",
+    Column("n", "n", "Test images under AutoAttack; an accuracy on another number says so.", "higher", "number",
            _of_autoattack(lambda summary: Cell(str(summary.n)))),
     _accuracy("cw-20"),
     _accuracy("pgd-20"),

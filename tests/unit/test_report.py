@@ -126,6 +126,14 @@ def test_seeds_of_one_configuration_are_one_row_with_mean_and_spread() -> None:
     assert all(f"{round(100 * value)}/100</small>" in page for value in values)
 
 
+def test_an_accuracy_on_other_images_than_autoattack_says_so() -> None:
+    many = evaluation("net", n=10_000, robust={"pgd-20": 0.24}, clean=0.32)
+    few = evaluation("net", n=512, robust={"autoattack": 0.27}, clean=0.36)
+    page = render_board(board([many, few]), "html")
+    assert "24.0<small>n=10,000</small>" in page
+    assert "27.0<small>" not in page
+
+
 @pytest.mark.parametrize(
     "change",
     [{"method": "trades"}, {"epochs": 31}, {"checkpoint": "last"}, {"recipe": "paper"}, {"config": {"k1": 0.5}}],

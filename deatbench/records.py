@@ -20,6 +20,7 @@ from deatbench.errors import ConfigError
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,199}$")]
 Checkpoint = Literal["best", "last"]
+METADATA_KEY = "deatbench"  # under which a weight file carries its ModelSpec
 Norm = Literal["Linf", "L2"]
 
 

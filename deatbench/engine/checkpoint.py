@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.engine.monitor import Monitor
-from deatbench.records import ModelSpec
+from deatbench.records import METADATA_KEY, ModelSpec
 from deatbench.store import RunFolder, atomic_write_bytes
 
 KEEP = 2
-METADATA_KEY = "deatbench"
 
 
 def save_state(folder: RunFolder, step: int, state: dict[str, Any]) -> Path:

@@ -18,8 +18,8 @@ from deatbench.models.loaded import LoadedModel, identifier
 from deatbench.models.request import ModelRequest
 from deatbench.models.runs import trained_model
 from deatbench.models.torch_file import read_torch_file
-from deatbench.models.weights import METADATA_KEY, fill, load_weights, read_safetensors
-from deatbench.records import Checkpoint, ModelSpec, TrainingRecord
+from deatbench.models.weights import fill, load_weights, read_safetensors
+from deatbench.records import METADATA_KEY, Checkpoint, ModelSpec, TrainingRecord
 from deatbench.store import RunFolder, read_record, sha256_of
 
 TORCH = (".pt", ".pth", ".ckpt", ".bin", ".tar")

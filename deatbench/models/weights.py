@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from deatbench.archs.build import build_arch
 from deatbench.errors import CheckpointError, MissingError
-from deatbench.records import ModelSpec
-
-METADATA_KEY = "deatbench"
+from deatbench.records import METADATA_KEY, ModelSpec
 
 
 def load_weights(path: Path, device: torch.device, *, expect_sha256: str | None = None) -> tuple[nn.Module, ModelSpec]:

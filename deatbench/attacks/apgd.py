@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.attacks.base import ATTACKS, Attack
-from deatbench.attacks.gradient import ascent_direction, cross_entropy
+from deatbench.attacks.gradient import ascent_direction, broken, cross_entropy
+from deatbench.attacks.journal import FORGETFUL, Journal, Place
 from deatbench.attacks.rng import ExampleRng
-from deatbench.attacks.rows import ROWS, Rows, ranked_targets
+from deatbench.attacks.rows import Rows, first_of_each, ranked_targets
 from deatbench.errors import ConfigError
 from deatbench.threats import ThreatModel
 
@@ -76,11 +77,21 @@ class APGD(Attack):
     def runs(self) -> int:
         return self.restarts
 
-    def passes(self, num_classes: int) -> int:
-        rows = min(self.targets, num_classes - 1) if self.targeted else 1
-        return rows * (self.steps + 1)
+    def rows(self, num_classes: int) -> int:
+        return min(self.targets, num_classes - 1) if self.targeted else 1
 
-    def __call__(self, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rng: ExampleRng) -> Tensor:
+    def passes(self, num_classes: int) -> int:
+        return self.rows(num_classes) * (self.steps + 1)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x_NCHW: Tensor,
+        y_N: Tensor,
+        threat: ThreatModel,
+        rng: ExampleRng,
+        journal: Journal = FORGETFUL,
+    ) -> Tensor:
         x_adv_NCHW = x_NCHW.clone()
         standing_N = torch.ones(len(x_NCHW), dtype=torch.bool, device=x_NCHW.device)
         targets_NT = self._targets(model, x_NCHW)
@@ -88,10 +99,9 @@ class APGD(Attack):
             images = torch.nonzero(standing_N)[:, 0]
             starts = [threat.boundary_start(x_NCHW[images], rng) for _ in columns]
             rows = Rows.stack(images, targets_NT[images][:, columns], starts)
-            for chunk in rows.chunks(max(len(x_NCHW), ROWS)):
-                owner, found = _Ascent(self, model, x_NCHW, y_N, threat, chunk).run()
-                x_adv_NCHW[owner] = found
-                standing_N[owner] = False
+            owner, found = _Ascent(self, model, x_NCHW, y_N, threat, rows).run(journal)
+            x_adv_NCHW[owner] = found
+            standing_N[owner] = False
         return x_adv_NCHW
 
     def _targets(self, model: nn.Module, x_NCHW: Tensor) -> Tensor:
@@ -110,8 +120,6 @@ class _State:
 
     owner: Tensor
     target: Tensor
-    x: Tensor
-    y: Tensor
     x_adv: Tensor
     x_before: Tensor
     gradient: Tensor
@@ -137,14 +145,15 @@ class _Ascent:
         self, attack: APGD, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rows: Rows
     ) -> None:
         self.attack, self.model, self.threat = attack, model, threat
-        self.broken: list[tuple[Tensor, Tensor]] = []
-        x, start = x_NCHW[rows.owner_R], rows.start_RCHW
-        zeros_R = torch.zeros(len(x), device=x.device)
+        self.x_NCHW, self.y_N = x_NCHW, y_N
+        self.broken_owner, self.broken_x = rows.owner_R[:0], x_NCHW[:0]
+        self.iteration, self.since_check = 0, 0
+        self.window = max(int(FIRST_CHECKPOINT * attack.steps), 1)
+        start = rows.start_RCHW
+        zeros_R = torch.zeros(len(start), device=start.device)
         self.s = _State(
             owner=rows.owner_R,
             target=rows.target_R,
-            x=x,
-            y=y_N[rows.owner_R],
             x_adv=start,
             x_before=start,
             gradient=start,
@@ -157,48 +166,70 @@ class _Ascent:
             halved=torch.ones_like(zeros_R, dtype=torch.bool),
             step=(zeros_R + 2.0 * threat.eps)[:, None, None, None],
         )
+        self._gather()
 
-    def run(self) -> tuple[Tensor, Tensor]:
+    def run(self, journal: Journal) -> tuple[Tensor, Tensor]:
         """(indices of the broken images, an adversarial image for each)."""
-        steps, s = self.attack.steps, self.s
-        loss_R = self._look()
-        s.loss_best_at_check = s.loss_best = loss_R
-        s.gradient_best = s.gradient
-        window = max(int(FIRST_CHECKPOINT * steps), 1)
-        since_check = 0
-        for i in range(steps):
-            if len(s.owner) == 0:
-                break
-            self._move(MOMENTUM if i > 0 else 1.0)
-            loss_R = self._look()
-            self._remember(loss_R)
-            since_check += 1
-            if since_check == window:
-                self._check(window)
-                since_check = 0
-                window = max(window - max(int(SHORTER * steps), 1), max(int(SHORTEST * steps), 1))
-        if not self.broken:
-            return s.owner[:0], s.x[:0]
-        return torch.cat([owner for owner, _ in self.broken]), torch.cat([found for _, found in self.broken])
+        if not self._resumed(journal):
+            s = self.s
+            s.loss_best_at_check = s.loss_best = self._look()
+            s.gradient_best = s.gradient
+        while self.iteration < self.attack.steps and len(self.s.owner):
+            self._move(MOMENTUM if self.iteration > 0 else 1.0)
+            self._remember(self._look())
+            self.iteration += 1
+            self.since_check += 1
+            if self.since_check == self.window:
+                self._check(self.window)
+                self.since_check, self.window = 0, self._next_window()
+            journal.keep(self._place)
+        return self.broken_owner, self.broken_x
+
+    def _next_window(self) -> int:
+        steps = self.attack.steps
+        return max(self.window - max(int(SHORTER * steps), 1), max(int(SHORTEST * steps), 1))
+
+    def _place(self) -> Place:
+        counters = torch.tensor([self.iteration, self.since_check, self.window])
+        broken = {"broken_owner": self.broken_owner, "broken_x": self.broken_x}
+        return vars(self.s) | broken | {"counters": counters}
+
+    def _resumed(self, journal: Journal) -> bool:
+        """Whether `journal` knew a place to go on from; if so this run stands there."""
+        place = journal.recall()
+        if place is None:
+            return False
+        on = {key: value.to(self.x_NCHW.device) for key, value in place.items()}
+        self.iteration, self.since_check, self.window = on.pop("counters").tolist()
+        self.broken_owner, self.broken_x = on.pop("broken_owner"), on.pop("broken_x")
+        self.s = _State(**on)
+        self._gather()
+        return True
+
+    def _gather(self) -> None:
+        """The image and the label of each row."""
+        self.x, self.y = self.x_NCHW[self.s.owner], self.y_N[self.s.owner]
 
     def _move(self, a: float) -> None:
         """One step of algorithm 1: projected ascent, then momentum, projected again."""
         s = self.s
         drift = s.x_adv - s.x_before
         s.x_before = s.x_adv
-        z = self.threat.project(self.threat.ascend(s.x_adv, s.gradient, s.step), s.x)
-        s.x_adv = self.threat.project(s.x_adv + (z - s.x_adv) * a + drift * (1 - a), s.x)
+        z = self.threat.project(self.threat.ascend(s.x_adv, s.gradient, s.step), self.x)
+        s.x_adv = self.threat.project(s.x_adv + (z - s.x_adv) * a + drift * (1 - a), self.x)
 
     def _look(self) -> Tensor:
         """Gradient and loss where the rows stand; rows of broken images leave. Returns the losses of the others."""
         s = self.s
-        s.gradient, loss_R, logits_RK = ascent_direction(self.model, s.x_adv, s.y, self._loss)
-        broken_R = logits_RK.argmax(1) != s.y
+        s.gradient, loss_R, logits_RK = ascent_direction(self.model, s.x_adv, self.y, self._loss)
+        broken_R = broken(self.model, s.x_adv, self.y, logits_RK)
         if broken_R.any():
-            owners, first = _first_of_each(s.owner[broken_R])
-            self.broken.append((owners, s.x_adv[broken_R][first]))
+            owners, first = first_of_each(s.owner[broken_R])
+            self.broken_owner = torch.cat((self.broken_owner, owners))
+            self.broken_x = torch.cat((self.broken_x, s.x_adv[broken_R][first]))
             stays_R = ~torch.isin(s.owner, owners)
             s.keep(stays_R)
+            self._gather()
             loss_R = loss_R[stays_R]
         return loss_R
 
@@ -227,12 +258,6 @@ class _Ascent:
         s.step = torch.where(halved_R111, s.step / 2, s.step)
         s.x_adv = torch.where(halved_R111, s.x_best, s.x_adv)
         s.gradient = torch.where(halved_R111, s.gradient_best, s.gradient)
-
-
-def _first_of_each(owner_R: Tensor) -> tuple[Tensor, Tensor]:
-    """(distinct owners, position of the first row of each); rows of one owner stand together."""
-    owners, counts = torch.unique_consecutive(owner_R, return_counts=True)
-    return owners, counts.cumsum(0) - counts
 
 
 @ATTACKS.register("apgd-ce")

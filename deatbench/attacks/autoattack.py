@@ -23,6 +23,7 @@ from deatbench.attacks.base import ATTACKS, Attack, Engine
 from deatbench.attacks.borrow import frozen
 from deatbench.attacks.fab import FABT
 from deatbench.attacks.gradient import cross_entropy, input_gradient
+from deatbench.attacks.journal import FORGETFUL, Journal
 from deatbench.attacks.rng import ExampleRng
 from deatbench.attacks.square import Square
 from deatbench.errors import ConfigError
@@ -82,7 +83,15 @@ class Member(Attack):
         }
         return settings[self.member]
 
-    def __call__(self, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rng: ExampleRng) -> Tensor:
+    def __call__(
+        self,
+        model: nn.Module,
+        x_NCHW: Tensor,
+        y_N: Tensor,
+        threat: ThreatModel,
+        rng: ExampleRng,
+        journal: Journal = FORGETFUL,
+    ) -> Tensor:
         from pyautoattack import AutoAttack as Published
 
         devices = [x_NCHW.device] if x_NCHW.is_cuda else []
@@ -161,7 +170,15 @@ class AutoAttack(Attack):
     def passes(self, num_classes: int) -> int:
         return sum(member.passes(num_classes) for member in self.members())
 
-    def __call__(self, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rng: ExampleRng) -> Tensor:
+    def __call__(
+        self,
+        model: nn.Module,
+        x_NCHW: Tensor,
+        y_N: Tensor,
+        threat: ThreatModel,
+        rng: ExampleRng,
+        journal: Journal = FORGETFUL,
+    ) -> Tensor:
         """All members in turn, each on the images that still stand."""
         x_adv_NCHW = x_NCHW.clone()
         standing = torch.arange(len(x_NCHW), device=x_NCHW.device)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from deatbench.attacks.journal import FORGETFUL, Journal
 from deatbench.attacks.rng import ExampleRng
 from deatbench.registry import Registry
 from deatbench.threats import ThreatModel
@@ -23,8 +24,16 @@ class Attack(ABC):
     gradient_free: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rng: ExampleRng) -> Tensor:
-        """Adversarial images for one batch, inside the threat's ball and [0, 1]."""
+    def __call__(
+        self,
+        model: nn.Module,
+        x_NCHW: Tensor,
+        y_N: Tensor,
+        threat: ThreatModel,
+        rng: ExampleRng,
+        journal: Journal = FORGETFUL,
+    ) -> Tensor:
+        """Adversarial images for one batch, inside the threat's ball and [0, 1]. A long search tells `journal`."""
 
     @property
     @abstractmethod
@@ -48,6 +57,10 @@ class Attack(ABC):
     def members(self) -> tuple[Attack, ...]:
         """The attacks that it consists of, tried in turn on the survivors; an attack by itself is its only member."""
         return (self,)
+
+    def rows(self, num_classes: int) -> int:
+        """Rows of work that one image makes in a batch: the number of target classes attacked together, else 1."""
+        return 1
 
     def passes(self, num_classes: int) -> int:
         """Forward passes that one image costs if it survives; for forecasts and progress bars."""

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.attacks.base import ATTACKS, Attack
-from deatbench.attacks.gradient import ascent_direction
+from deatbench.attacks.gradient import ascent_direction, broken
+from deatbench.attacks.journal import FORGETFUL, Journal, Place
 from deatbench.attacks.rng import ExampleRng
-from deatbench.attacks.rows import ROWS, Rows, ranked_targets
+from deatbench.attacks.rows import Rows, ranked_targets
 from deatbench.threats import ThreatModel
 
 
@@ -46,59 +47,111 @@ class FABT(Attack):
     def name(self) -> str:
         return "fab-t"
 
-    def passes(self, num_classes: int) -> int:
-        return min(self.targets, num_classes - 1) * (2 * self.steps + 1)
+    def rows(self, num_classes: int) -> int:
+        return min(self.targets, num_classes - 1)
 
-    def __call__(self, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rng: ExampleRng) -> Tensor:
+    def passes(self, num_classes: int) -> int:
+        return self.rows(num_classes) * (2 * self.steps + 1)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x_NCHW: Tensor,
+        y_N: Tensor,
+        threat: ThreatModel,
+        rng: ExampleRng,
+        journal: Journal = FORGETFUL,
+    ) -> Tensor:
         """Adversarial images within eps where they were found, the images themselves elsewhere."""
-        x_adv_NCHW = x_NCHW.clone()
         targets_NT = ranked_targets(model, x_NCHW, self.targets)
         images = torch.arange(len(x_NCHW), device=x_NCHW.device)
         rows = Rows.stack(images, targets_NT, [x_NCHW] * targets_NT.shape[1])
-        for chunk in rows.chunks(max(len(x_NCHW), ROWS)):
-            self._walk(model, x_NCHW, y_N, threat, chunk, x_adv_NCHW)
-        return x_adv_NCHW
+        return _Walk(self, model, x_NCHW, y_N, threat, rows).run(journal)
 
-    def _walk(
-        self, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rows: Rows, found_NCHW: Tensor
+
+class _Walk:
+    """Algorithm 1 over a set of rows. `often`: most iterates were adversarial last time, so labels come first."""
+
+    def __init__(
+        self, attack: FABT, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rows: Rows
     ) -> None:
-        owner, target = rows.owner_R, rows.target_R
-        x, y, z = x_NCHW[owner], y_N[owner], rows.start_RCHW
-        gradient, gap, _ = _difference(model, z, y, target)
-        often = False  # whether most iterates were adversarial last time: then ask for labels before gradients
-        for _ in range(self.steps):
-            z = self._step(z, x, gradient, gap, threat)
-            if often:
-                with torch.no_grad():
-                    logits = model(z)
-            else:
-                gradient, gap, logits = _difference(model, z, y, target)
-            adversarial = logits.argmax(1) != y
-            within = adversarial & (threat.distance(z, x) <= threat.eps)
-            if within.any():
-                found_NCHW[owner[within]] = z[within]
-                stays = ~torch.isin(owner, owner[within])
-                owner, target, x, y, z, gradient, gap, adversarial = (
-                    part[stays] for part in (owner, target, x, y, z, gradient, gap, adversarial)
-                )
-            if len(owner) == 0:
-                return
-            z = torch.where(adversarial[:, None, None, None], x + (z - x) * self.beta, z)
-            stale = torch.ones_like(adversarial) if often else adversarial
-            if stale.any():
-                rows_ = torch.nonzero(stale)[:, 0]
-                gradient[rows_], gap[rows_], _ = _difference(model, z[rows_], y[rows_], target[rows_])
-            often = 2 * int(adversarial.sum()) > len(owner)
+        self.attack, self.model, self.threat = attack, model, threat
+        self.x_NCHW, self.y_N = x_NCHW, y_N
+        self.found_NCHW = x_NCHW.clone()
+        self.iteration, self.often = 0, False
+        self.owner, self.target, self.z = rows.owner_R, rows.target_R, rows.start_RCHW
+        self.gradient = self.gap = self.z
+        self._gather()
 
-    def _step(self, z: Tensor, x: Tensor, gradient: Tensor, gap: Tensor, threat: ThreatModel) -> Tensor:
+    def run(self, journal: Journal) -> Tensor:
+        """The image within eps that was found for each image, else the image itself."""
+        if not self._resumed(journal):
+            self.gradient, self.gap, _ = _difference(self.model, self.z, self.y, self.target)
+        while self.iteration < self.attack.steps and len(self.owner):
+            self._iterate()
+            self.iteration += 1
+            journal.keep(self._place)
+        return self.found_NCHW
+
+    def _iterate(self) -> None:
+        self.z = self._step()
+        if self.often:
+            with torch.no_grad():
+                logits = self.model(self.z)
+        else:
+            self.gradient, self.gap, logits = _difference(self.model, self.z, self.y, self.target)
+        adversarial = broken(self.model, self.z, self.y, logits)
+        adversarial = self._let_go(adversarial)
+        if len(self.owner) == 0:
+            return
+        self.z = torch.where(adversarial[:, None, None, None], self.x + (self.z - self.x) * self.attack.beta, self.z)
+        stale = torch.nonzero(torch.ones_like(adversarial) if self.often else adversarial)[:, 0]
+        if len(stale):
+            fresh = _difference(self.model, self.z[stale], self.y[stale], self.target[stale])
+            self.gradient[stale], self.gap[stale] = fresh[:2]
+        self.often = 2 * int(adversarial.sum()) > len(self.owner)
+
+    def _let_go(self, adversarial: Tensor) -> Tensor:
+        """Images with an adversarial row within eps leave; returns `adversarial` for the rows that stay."""
+        within = adversarial & (self.threat.distance(self.z, self.x) <= self.threat.eps)
+        if not within.any():
+            return adversarial
+        self.found_NCHW[self.owner[within]] = self.z[within]
+        stays = ~torch.isin(self.owner, self.owner[within])
+        for name in ("owner", "target", "z", "gradient", "gap"):
+            setattr(self, name, getattr(self, name)[stays])
+        self._gather()
+        return adversarial[stays]
+
+    def _gather(self) -> None:
+        """The image and the label of each row."""
+        self.x, self.y = self.x_NCHW[self.owner], self.y_N[self.owner]
+
+    def _place(self) -> Place:
+        names = ("owner", "target", "z", "gradient", "gap", "found_NCHW")
+        return {name: getattr(self, name) for name in names} | {"counters": torch.tensor([self.iteration, self.often])}
+
+    def _resumed(self, journal: Journal) -> bool:
+        place = journal.recall()
+        if place is None:
+            return False
+        for name, value in place.items():
+            if name != "counters":
+                setattr(self, name, value.to(self.x_NCHW.device))
+        self.iteration, self.often = int(place["counters"][0]), bool(place["counters"][1])
+        self._gather()
+        return True
+
+    def _step(self) -> Tensor:
         """Project iterate and image onto the linearised boundary and go to the overshot mixture of both."""
+        z, x, threat, eta = self.z, self.x, self.threat, self.attack.eta
         r, shape = len(z), z.shape
-        w = gradient.flatten(1)
-        b = (w * z.flatten(1)).sum(1) - gap
+        w = self.gradient.flatten(1)
+        b = (w * z.flatten(1)).sum(1) - self.gap
         moves = threat.to_hyperplane(torch.cat((z, x)).flatten(1), torch.cat((w, w)), torch.cat((b, b)))
         lengths = threat.distance(moves, torch.zeros_like(moves)).clamp_min(1e-8)
-        pull = (lengths[:r] / (lengths[:r] + lengths[r:])).clamp(0.0, self.alpha_max)[:, None, None, None]
-        from_z, from_x = z + self.eta * moves[:r].view(shape), x + self.eta * moves[r:].view(shape)
+        pull = (lengths[:r] / (lengths[:r] + lengths[r:])).clamp(0.0, self.attack.alpha_max)[:, None, None, None]
+        from_z, from_x = z + eta * moves[:r].view(shape), x + eta * moves[r:].view(shape)
         return (from_z * (1 - pull) + from_x * pull).clamp(0.0, 1.0)
 
 

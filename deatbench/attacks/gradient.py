@@ -43,6 +43,29 @@ def ascent_direction(model: nn.Module, x_NCHW: Tensor, y_N: Tensor, loss: Loss) 
     return gradient, loss_N.detach(), logits_NK.detach()
 
 
+class SearchForm(nn.Module):
+    """A cheaper network that searches for `exact`: nearly the same logits (batch norm folded, low precision).
+
+    What it finds counts only if the exact network, in float32, agrees.
+    """
+
+    def __init__(self, cheap: nn.Module, exact: nn.Module) -> None:
+        super().__init__()
+        self.cheap, self.exact = cheap, exact
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.cheap(x_NCHW)
+
+
+def broken(model: nn.Module, x_RCHW: Tensor, y_R: Tensor, logits_RK: Tensor) -> Tensor:
+    """Which rows are misclassified, bool [R]: says `logits_RK`, of a search form confirmed by its exact network."""
+    broken_R = logits_RK.argmax(1) != y_R
+    if isinstance(model, SearchForm) and broken_R.any():
+        with torch.no_grad():
+            broken_R[broken_R.clone()] = model.exact(x_RCHW[broken_R]).argmax(1) != y_R[broken_R]
+    return broken_R
+
+
 def cross_entropy(logits_NK: Tensor, y_N: Tensor) -> Tensor:
     """Cross-entropy of each image, shape [N]."""
     return nn.functional.cross_entropy(logits_NK, y_N, reduction="none")

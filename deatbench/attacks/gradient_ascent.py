@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from deatbench.attacks.base import Attack
 from deatbench.attacks.gradient import input_gradient
+from deatbench.attacks.journal import FORGETFUL, Journal
 from deatbench.errors import ConfigError
 from deatbench.threats import ThreatModel
 from deatbench.threats.base import Rng
@@ -47,7 +48,15 @@ class GradientAscent(Attack):
     def passes(self, num_classes: int) -> int:
         return self.steps
 
-    def __call__(self, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rng: Rng) -> Tensor:
+    def __call__(
+        self,
+        model: nn.Module,
+        x_NCHW: Tensor,
+        y_N: Tensor,
+        threat: ThreatModel,
+        rng: Rng,
+        journal: Journal = FORGETFUL,
+    ) -> Tensor:
         x_adv = threat.random_start(x_NCHW, rng) if self.random_start else x_NCHW
         step = self.rel_step * threat.eps
         for _ in range(self.steps):

@@ -26,7 +26,7 @@ class ExampleRng:
         self.seed = seed
         self._indices = [int(index) for index in indices_N]
         self._stream = stream
-        self._draws = 0
+        self.draws = 0  # made so far; set it to go on from there
 
     per_image = True
 
@@ -47,8 +47,8 @@ class ExampleRng:
         return self._draw(like_NCHW, lambda generator, shape: generator.standard_normal(shape, dtype=np.float32))
 
     def _draw(self, like: Tensor, sample) -> Tensor:  # type: ignore[no-untyped-def]
-        text = f"{self.seed}/{self._stream}/{self._draws}"
-        self._draws += 1
+        text = f"{self.seed}/{self._stream}/{self.draws}"
+        self.draws += 1
         key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
         rows = np.empty(tuple(like.shape), dtype=np.float32)
         for row, index in zip(rows, self._indices, strict=True):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-ROWS = 512  # rows worked on at once, or one batch of images where that is more
+from deatbench.attacks.gradient import SearchForm
 
 
 @dataclass(frozen=True)
@@ -28,24 +27,16 @@ class Rows:
         owner_R = images_N.repeat_interleave(targets_NT.shape[1])
         return cls(owner_R, targets_NT.flatten(), torch.stack(starts, dim=1).flatten(0, 1))
 
-    def chunks(self, size: int) -> Iterator[Rows]:
-        """The rows in pieces of at most `size`, an image's rows never parted."""
-        counts = torch.unique_consecutive(self.owner_R, return_counts=True)[1].tolist()
-        first = last = 0
-        for count in counts:
-            if last > first and last + count - first > size:
-                yield self._piece(slice(first, last))
-                first = last
-            last += count
-        if last > first:
-            yield self._piece(slice(first, last))
-
-    def _piece(self, piece: slice) -> Rows:
-        return Rows(self.owner_R[piece], self.target_R[piece], self.start_RCHW[piece])
-
 
 def ranked_targets(model: nn.Module, x_NCHW: Tensor, count: int) -> Tensor:
     """The most likely classes of each image after the first, most likely first, int64 [N, min(count, K - 1)]."""
+    network = model.exact if isinstance(model, SearchForm) else model
     with torch.no_grad():
-        ranked_NK = model(x_NCHW).sort(dim=1)[1].flip(1)
+        ranked_NK = network(x_NCHW).sort(dim=1)[1].flip(1)
     return ranked_NK[:, 1 : count + 1]
+
+
+def first_of_each(owner_R: Tensor) -> tuple[Tensor, Tensor]:
+    """(distinct owners, position of the first row of each); rows of one owner stand together."""
+    owners, counts = torch.unique_consecutive(owner_R, return_counts=True)
+    return owners, counts.cumsum(0) - counts

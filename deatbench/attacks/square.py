@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.attacks.base import ATTACKS, Attack
-from deatbench.attacks.gradient import margin
+from deatbench.attacks.gradient import SearchForm, broken, margin
+from deatbench.attacks.journal import FORGETFUL, Journal, Place
 from deatbench.attacks.rng import ExampleRng
 from deatbench.attacks.square_l2 import L2Squares, corner, inside
 from deatbench.threats import ThreatModel
@@ -68,37 +69,103 @@ class Square(Attack):
     def passes(self, num_classes: int) -> int:
         return self.queries + 1
 
-    def __call__(self, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rng: ExampleRng) -> Tensor:
-        squares = LinfSquares() if threat.norm == "Linf" else L2Squares()
+    def __call__(
+        self,
+        model: nn.Module,
+        x_NCHW: Tensor,
+        y_N: Tensor,
+        threat: ThreatModel,
+        rng: ExampleRng,
+        journal: Journal = FORGETFUL,
+    ) -> Tensor:
         with torch.no_grad():
-            best = squares.start(x_NCHW, threat, rng)
-            loss_N = margin(model(best), y_N)
-            standing = torch.nonzero(loss_N < 0)[:, 0]
-            x, y, z, loss = x_NCHW[standing], y_N[standing], best[standing], loss_N[standing]
-            draws = _Draws(rng, x_NCHW, squares)
-            for query in range(self.queries):
-                if len(standing) == 0:
-                    break
-                u, sign = draws.at(query, standing)
-                side = self._side(query, x_NCHW.shape, squares.odd_side)
-                tried = squares.propose(z, x, u, sign, side, threat)
-                loss_tried = margin(model(tried), y)
-                better = (loss_tried > loss) | (loss_tried >= 0)
-                z = torch.where(better[:, None, None, None], tried, z)
-                loss = torch.where(better, loss_tried, loss)
-                broken = loss >= 0
-                if broken.any():
-                    best[standing[broken]] = z[broken]
-                    standing, x, y, z, loss = (part[~broken] for part in (standing, x, y, z, loss))
-            best[standing] = z
-        return best
+            return _Search(self, model, x_NCHW, y_N, threat, rng).run(journal)
 
-    def _side(self, query: int, shape: torch.Size, odd: bool) -> int:
+    def side(self, query: int, shape: torch.Size, odd: bool) -> int:
         """Side of the square at a query, in pixels: the published halving schedule of p."""
         height, width = shape[2:]
         p = self.p_init / 2 ** sum(query > bound for bound in HALVED_AT)
         side = max(round(math.sqrt(p * height * width)), 3 if odd else 1)
         return min(side + (odd and side % 2 == 0), height, width)
+
+
+class _Search:
+    """Algorithm 1 over the images that still stand: `z` is the best point of each, `loss` its margin."""
+
+    def __init__(
+        self, attack: Square, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rng: ExampleRng
+    ) -> None:
+        self.attack, self.model, self.threat = attack, model, threat
+        self.x_NCHW, self.y_N = x_NCHW, y_N
+        self.squares = LinfSquares() if threat.norm == "Linf" else L2Squares()
+        self.draws = _Draws(rng, x_NCHW, self.squares)
+        self.query = 0
+        self.standing = torch.arange(len(x_NCHW), device=x_NCHW.device)
+        self.best_NCHW = self.z = self.loss = x_NCHW
+
+    def run(self, journal: Journal) -> Tensor:
+        """The best point found for each image."""
+        if not self._resumed(journal):
+            self.z = self.squares.start(self.x_NCHW, self.threat, self.draws.rng)
+            self.best_NCHW = self.z.clone()
+            self._gather()
+            logits = self.model(self.z)
+            self.loss = margin(logits, self.y)
+            self._let_go(logits)
+        while self.query < self.attack.queries and len(self.standing):
+            self._ask()
+            self.query += 1
+            journal.keep(self._place)
+        self.best_NCHW[self.standing] = self.z
+        return self.best_NCHW
+
+    def _ask(self) -> None:
+        u, sign = self.draws.at(self.query, self.standing)
+        side = self.attack.side(self.query, self.x_NCHW.shape, self.squares.odd_side)
+        tried = self.squares.propose(self.z, self.x, u, sign, side, self.threat)
+        logits = self.model(tried)
+        loss = margin(logits, self.y)
+        better = (loss > self.loss) | (loss >= 0)
+        self.z = torch.where(better[:, None, None, None], tried, self.z)
+        self.loss = torch.where(better, loss, self.loss)
+        self._let_go(logits)
+
+    def _let_go(self, logits: Tensor) -> None:
+        """Images that are broken leave; a tie of two logits, margin 0, ends the search too, as published."""
+        gone = self.loss >= 0
+        if isinstance(self.model, SearchForm):
+            gone &= broken(self.model, self.z, self.y, logits)
+        if not gone.any():
+            return
+        self.best_NCHW[self.standing[gone]] = self.z[gone]
+        self.standing, self.z, self.loss = self.standing[~gone], self.z[~gone], self.loss[~gone]
+        self._gather()
+
+    def _gather(self) -> None:
+        """Image and label of those that stand."""
+        self.x, self.y = self.x_NCHW[self.standing], self.y_N[self.standing]
+
+    def _place(self) -> Place:
+        counters = torch.tensor([self.query, self.draws.before_block])
+        return {
+            "standing": self.standing,
+            "best_NCHW": self.best_NCHW,
+            "z": self.z,
+            "loss": self.loss,
+            "counters": counters,
+        }
+
+    def _resumed(self, journal: Journal) -> bool:
+        place = journal.recall()
+        if place is None:
+            return False
+        self.standing, self.best_NCHW, self.z, self.loss = (
+            place[name].to(self.x_NCHW.device) for name in ("standing", "best_NCHW", "z", "loss")
+        )
+        self.query = int(place["counters"][0])
+        self.draws.go_on(self.query, int(place["counters"][1]))
+        self._gather()
+        return True
 
 
 class _Draws:
@@ -110,6 +177,7 @@ class _Draws:
     def __init__(self, rng: ExampleRng, x_NCHW: Tensor, squares: LinfSquares | L2Squares) -> None:
         self.rng, self.x, self.squares = rng, x_NCHW, squares
         self.block = x_NCHW[:0]
+        self.before_block = 0  # draws that were made before the current block's
 
     def at(self, query: int, standing: Tensor) -> tuple[Tensor, Tensor]:
         """(u [M, places], sign [M, C]) for the M standing images; M is 1 where the published code shares a draw."""
@@ -119,6 +187,17 @@ class _Draws:
             count = len(standing) if self.squares.signs_per_image else 1
             return u, (self.rng.uniform(self.x.new_empty(count, channels)) * 2 - 1).sign()
         if query % BLOCK == 0:
-            self.block = self.rng.uniform(self.x.new_empty(len(self.x), BLOCK, places + channels))
+            self.before_block = self.rng.draws
+            self._draw_block()
         u = self.block[standing, query % BLOCK]
         return u[:, :places], (u[:, places:] * 2 - 1).sign()
+
+    def go_on(self, query: int, before_block: int) -> None:
+        """Stand where a search of `query` queries stood, with the rest of its block of draws."""
+        self.rng.draws = self.before_block = before_block
+        if query % BLOCK:
+            self._draw_block()
+
+    def _draw_block(self) -> None:
+        numbers = self.squares.places + self.x.shape[1]
+        self.block = self.rng.uniform(self.x.new_empty(len(self.x), BLOCK, numbers))

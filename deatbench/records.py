@@ -21,7 +21,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,199}$")]
 Checkpoint = Literal["best", "last"]
 METADATA_KEY = "deatbench"  # under which a weight file carries its ModelSpec
-Norm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1"]
 
 
 class Record(BaseModel):
@@ -210,8 +210,28 @@ class Env(Record):
     packages: dict[str, str]
 
 
+class AdversarialArchive(Record):
+    """The file beside a record that proves its broken verdicts: adversarial images, per attack how many."""
+
+    file: Identifier
+    sha256: Sha256
+    images: dict[str, Annotated[int, Field(ge=0)]]
+
+
+class CurvePoint(Record):
+    """Who withstands the worst of all attacks at one radius; `robust` are packed bits, as in `Samples`."""
+
+    eps: float = Field(gt=0)
+    eps_text: str
+    robust: str
+
+
 class EvaluationRecord(Record):
-    """One evaluation of one model under one threat."""
+    """One evaluation of one model under one threat.
+
+    Verdicts are made in `precision`; our own attacks searched in `search_precision`, with random numbers that belong to
+    each image ("own") or in pyautoattack's order ("published"). `curve` never rises with the radius.
+    """
 
     schema_version: Literal[1] = 1
     id: Identifier
@@ -223,9 +243,13 @@ class EvaluationRecord(Record):
     metrics: dict[str, Metric]
     attacks: tuple[AttackResult, ...]
     samples: Samples
+    adversarials: AdversarialArchive | None = None
     flags: tuple[Flag, ...] = ()
     env: Env
+    curve: tuple[CurvePoint, ...] = ()
     precision: Literal["fp32"] = "fp32"
+    search_precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    draws: Literal["own", "published"] = "own"
     batch_size: int
     seconds: float
     command: str
@@ -238,6 +262,16 @@ class EvaluationRecord(Record):
         if expected != self.metrics:
             wrong = sorted(k for k in expected.keys() | self.metrics.keys() if expected.get(k) != self.metrics.get(k))
             raise ValueError(f"metrics {', '.join(wrong)} do not follow from the verdict bits")
+        return self
+
+    @model_validator(mode="after")
+    def _curve_never_rises(self) -> EvaluationRecord:
+        standing_N = self.samples.clean_N()
+        for before, point in zip((None, *self.curve), self.curve, strict=False):
+            robust_N = unpack_bits(point.robust, self.samples.n)
+            if (robust_N & ~standing_N).any() or (before and before.eps >= point.eps):
+                raise ValueError(f"the curve rises at eps {point.eps_text}")
+            standing_N = robust_N
         return self
 
 

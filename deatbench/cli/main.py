@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "deatbench.cli.run:run",
     "train": "deatbench.cli.train:train",
     "eval": "deatbench.cli.eval:evaluate",
+    "verify": "deatbench.cli.verify:verify",
     "leaderboard": "deatbench.cli.leaderboard:leaderboard",
     "zoo": "deatbench.cli.zoo:zoo",
     "ls": "deatbench.cli.ls:ls",

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "deatbench"
 BASE = {"errors", "registry", "records"}  # value types and messages: for everybody
-ENGINE = {"config", "store", "threats", "data", "archs", "attacks", "optim", "methods"}
+ENGINE = {"config", "store", "evidence", "threats", "data", "archs", "attacks", "optim", "methods"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": {"errors"},
     "config": {"errors", "records"},
     "store": {"errors", "records"},
+    "evidence": {"errors", "records", "store"},
     "threats": BASE,
     "data": BASE,
     "archs": BASE,
@@ -33,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": BASE | ENGINE | {"engine", "soundness", "models", "report", "pipeline"},
     "__main__": {"cli"},
 }
-NO_TORCH = ("errors", "registry", "records", "config", "store", "report")
+NO_TORCH = ("errors", "registry", "records", "config", "store", "evidence", "report")
 
 
 def modules() -> dict[str, Path]:

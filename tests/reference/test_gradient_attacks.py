@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from deatbench.attacks.cw import CW
 from deatbench.attacks.fgsm import FGSM
 from deatbench.attacks.gradient import cross_entropy, input_gradient, margin
+from deatbench.attacks.gradient_ascent import LONG, GradientAscent
 from deatbench.attacks.pgd import PGD
 from deatbench.attacks.rng import ExampleRng
 from deatbench.data import Dataset, Images
@@ -114,3 +115,76 @@ def test_cross_entropy_gradient_does_not_depend_on_the_batch(robust_net: nn.Modu
     x = x_NCHW.clone().requires_grad_(True)
     (mean,) = torch.autograd.grad(F.cross_entropy(robust_net(x), y_N), x)
     assert torch.allclose(whole, 48 * mean, atol=1e-5)
+
+
+class OneByOne(nn.Module):
+    """A network that is shown one image at a time, so that no batch mate touches its arithmetic; counts the images."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.images = model, 0
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        self.images += len(x_NCHW)
+        return torch.cat([self.model(x_1CHW) for x_1CHW in x_NCHW.split(1)])
+
+
+def plainly(attack: GradientAscent, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+    """All steps for all images."""
+    x_adv = threat.random_start(x, ExampleRng(0, torch.arange(len(x)), attack.name))
+    for _ in range(attack.steps):
+        gradient = input_gradient(model, x_adv, y, attack.loss)
+        x_adv = threat.project(threat.ascend(x_adv, gradient, attack.rel_step * threat.eps), x)
+    return x_adv
+
+
+@pytest.mark.parametrize("attack", [PGD(LONG), PGD(101), PGD(102), PGD(103), CW(100)], ids=lambda attack: attack.name)
+def test_images_that_go_in_circles_leave_with_their_last_iterate(
+    attack: GradientAscent, robust_net: nn.Module, digits: Dataset
+) -> None:
+    """Bit by bit what all steps give, whichever point of its cycle the last step falls on."""
+    model, threat = OneByOne(robust_net), make_threat("Linf", "0.15")
+    x, y = batch(digits.test, 16)
+    whole = plainly(attack, model, x, y, threat)
+    passes = model.images
+    assert passes == 16 * attack.steps
+    assert torch.equal(attacked(attack, model, x, y, threat), whole)
+    assert model.images - passes < (0.5 if attack.steps >= 100 else 0.95) * passes
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_images_that_do_not_go_in_circles_stay(norm: str, robust_net: nn.Module, digits: Dataset) -> None:
+    """In L2 the gradient's length varies and few iterates return; in Linf a step of eps/1000 arrives nowhere."""
+    model, threat = OneByOne(robust_net), make_threat(norm, EPS[norm])
+    attack = PGD(LONG + 1, rel_step=0.25 if norm == "L2" else 1e-3)
+    x, y = batch(digits.test, 6)
+    assert torch.equal(attacked(attack, model, x, y, threat), plainly(attack, model, x, y, threat))
+    assert model.images == 2 * 6 * attack.steps
+
+
+def test_cycles_of_odd_length_are_left_alone() -> None:
+    """Three iterates in turn: after 4 steps none stands where it stood, and the last one is the right one."""
+
+    class Carousel(nn.Module):
+        """Logits whose gradient in the first pixel is +1, +1, -2 in turn, by where the pixel is, and so comes back."""
+
+        def forward(self, x_N1: Tensor) -> Tensor:
+            slope_N1 = torch.where(x_N1.detach() > 0.6, -2.0, 1.0)
+            return torch.cat((0 * x_N1, slope_N1 * x_N1), dim=1)
+
+    class Sum(PGD):
+        def loss(self, logits_NK: Tensor, y_N: Tensor) -> Tensor:
+            return logits_NK[:, 1]
+
+    class Line(type(make_threat("Linf", "1"))):  # type: ignore[misc]
+        def ascend(self, x_adv: Tensor, gradient: Tensor, step: float | Tensor) -> Tensor:
+            return x_adv + 0.125 * gradient
+
+        def random_start(self, x: Tensor, rng: ExampleRng) -> Tensor:
+            return x
+
+    x, y = torch.tensor([[0.4375], [0.5]]), torch.zeros(2, dtype=torch.long)
+    threat = Line(0.5, "0.5")
+    for steps in range(LONG, LONG + 12):
+        expected = plainly(Sum(steps), Carousel(), x, y, threat)
+        assert torch.equal(attacked(Sum(steps), Carousel(), x, y, threat), expected)

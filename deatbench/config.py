@@ -111,14 +111,16 @@ class Schedule(_Config):
 class EvaluationPlan(_Config):
     """What `run` measures: `attacks` on the best checkpoint, `last_attacks` on the last one.
 
-    `engine` is whose code runs AutoAttack: pyautoattack ("reference") or ours ("fast").
+    `engine` is whose code runs AutoAttack: ours ("fast") or pyautoattack ("reference"). `precision` is that of our
+    attacks' search; verdicts are float32. `batch_size` null: chosen for the device.
     """
 
     attacks: tuple[str, ...] = ("pgd-20", "cw-20", "autoattack")
     last_attacks: tuple[str, ...] = ("pgd-20", "cw-20")
-    engine: Literal["reference", "fast"] = "reference"
+    engine: Literal["reference", "fast"] = "fast"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     n: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=500, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
 
 
 class RunConfig(_Config):

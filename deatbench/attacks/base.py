@@ -22,6 +22,7 @@ class Attack(ABC):
     """A frozen recipe for finding adversarial images; its fields are its hyper-parameters."""
 
     gradient_free: ClassVar[bool] = False
+    provisional_after: ClassVar[str] = ""  # the member of a suite after which the others seldom change a verdict
 
     @abstractmethod
     def __call__(
@@ -48,6 +49,9 @@ class Attack(ABC):
     def by(self, engine: Engine) -> Attack:
         """The same attack run by other code: the published one or ours; itself where there is only one."""
         return self
+
+    def check(self, threat: ThreatModel) -> None:
+        """Raises ConfigError where the attack is not defined for `threat`; asked before anything is attacked."""
 
     @property
     def runs(self) -> int:

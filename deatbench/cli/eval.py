@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import rich_click as click
 
@@ -12,32 +13,87 @@ from deatbench.cli import options
 from deatbench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deatbench.attacks.base import Engine
     from deatbench.data import Dataset
+    from deatbench.engine.shards import Alone
     from deatbench.models import LoadedModel
-    from deatbench.pipeline import Machine
+    from deatbench.pipeline import EvaluationRequest, Machine
+    from deatbench.records import EvaluationRecord
     from deatbench.threats import ThreatModel
 
 DEFAULT_ATTACKS = ("pgd-20", "cw-20")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asked for, as typed."""
+
+    model: str | None
+    dataset: str | None
+    data_dir: Path | None
+    norm: str | None
+    eps: str | None
+    autoattack: bool
+    attacks: str | None
+    engine: Literal["reference", "fast"]
+    precision: Literal["fp32", "tf32", "bf16", "fp16"]
+    compiled: bool | None
+    draws: Literal["own", "published"]
+    eps_sweep: str | None
+    surrogate: str | None
+    save_adversarials: bool
+    n: int | None
+    batch_size: int | None
+    seed: int
+    checkpoint: str
+    arch: str | None
+    overrides: tuple[str, ...]
+    device: str
+    threads: int | None
+    home: Path
+    out: Path | None
+    fresh: bool
+    as_json: bool
 
 
 @click.command("eval")
 @click.argument("model", required=False)
 @click.option("--dataset", metavar="D", help="Data set; default: the one that the model was trained for.")
 @options.data_dir
-@click.option("--norm", type=click.Choice(["Linf", "L2"]), help="Norm of the threat; default: trained for, else Linf.")
+@click.option("--norm", type=options.NORMS, help="Norm of the threat; default: trained for, else Linf.")
 @click.option("--eps", metavar="E", help="Radius such as 8/255; default: the one that the model was trained for.")
 @click.option("--autoattack", is_flag=True, help="Also AutoAttack, version standard.")
 @click.option("--attacks", metavar="LIST", help="Attacks instead of pgd-20,cw-20; `deatbench ls attacks`.")
+@click.option("--eps-sweep", metavar="LIST", help="Also a robustness curve at these radii, such as 2/255,4/255,16/255.")
+@click.option("--surrogate", metavar="MODEL", help="The network that the attack `transfer` makes its images on.")
+@click.option(
+    "--save-adversarials", is_flag=True, help="Keep the adversarial images, so that `verify` proves verdicts."
+)
 @click.option(
     "--engine",
-    type=click.Choice(["reference", "fast"]),
-    default="reference",
+    type=click.Choice(["fast", "reference"]),
+    default="fast",
     show_default=True,
-    help="Whose code runs AutoAttack: pyautoattack (reference) or ours (fast).",
+    help="Whose code runs AutoAttack: ours (fast) or pyautoattack (reference).",
 )
-@click.option("--n", type=click.IntRange(min=1), help="First N test images; default: all.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True, help="Images at a time.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of our attacks' search; float32 decides every verdict.",
+)
+@click.option(
+    "--compile/--no-compile", "compiled", default=None, help="torch.compile; default: on a GPU where it pays."
+)
+@click.option(
+    "--draws",
+    type=click.Choice(["own", "published"]),
+    default="own",
+    show_default=True,
+    help="Random numbers of each image, or pyautoattack's: its verdicts one by one, bound to --batch-size.",
+)
+@click.option("--n", "--images", "n", type=click.IntRange(min=1), help="First N test images; default: all.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Rows of work at a time; default: 500, on a GPU 4000.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the attacks.")
 @click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True, help="Of a run.")
 @click.option("--arch", metavar="A", help="Architecture of a weight file that does not say it itself.")
@@ -46,30 +102,10 @@ DEFAULT_ATTACKS = ("pgd-20", "cw-20")
 @options.threads
 @options.home
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the record; default: beside the model.")
+@click.option("--fresh", is_flag=True, help="Forget the progress of an evaluation that was stopped.")
 @options.as_json
 @click.pass_context
-def evaluate(
-    ctx: click.Context,
-    model: str | None,
-    dataset: str | None,
-    data_dir: Path | None,
-    norm: str | None,
-    eps: str | None,
-    autoattack: bool,
-    attacks: str | None,
-    engine: Engine,
-    n: int | None,
-    batch_size: int,
-    seed: int,
-    checkpoint: str,
-    arch: str | None,
-    overrides: tuple[str, ...],
-    device: str,
-    threads: int | None,
-    home: Path,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def evaluate(ctx: click.Context, **given: Any) -> None:
     """Attack a model and record which images withstood.
 
     Without MODEL it is the run that finished last. MODEL is a run folder or its name, a .safetensors or .pt file,
@@ -77,46 +113,92 @@ def evaluate(
     [0, 1] images), robustbench:Key@cifar10/Linf, or timm:NAME. What a model was trained for is its default data set,
     norm and eps.
 
+    Stopped or killed, the same command continues. Several processes share the work under torchrun:
+    `torchrun --nproc-per-node 4 -m deatbench eval …`.
+
     \b
     Examples:
       deatbench eval --autoattack
       deatbench eval ./my.py:net --dataset cifar10 --eps 8/255 --autoattack --n 1000 --json
       deatbench eval net.pt --arch resnet18 --dataset cifar10 --eps 8/255 --attacks pgd-100
-      deatbench eval zoo:digits-vgg16-deat-3f2a91-s0 --eps 0.1
+      deatbench eval zoo:digits-vgg16-deat-3f2a91-s0 --eps 0.1 --eps-sweep 0.05,0.2 --save-adversarials
     """
+    from deatbench.engine.shards import shards
+    from deatbench.errors import InterruptedRun
+
+    asked, team = Asked(**given), shards()
+    record, path, interrupted = _measure(ctx, asked, team)
+    if team.rank == 0:
+        print(f"record: {path}", file=sys.stderr)
+        _show(record, asked.as_json)
+    if interrupted:
+        raise InterruptedRun("evaluation stopped: the record is provisional", "the same command continues")
+
+
+def _measure(ctx: click.Context, asked: Asked, team: Alone) -> tuple[EvaluationRecord, Path, bool]:
+    """(record, where it was written, whether it was interrupted)."""
     from deatbench import pipeline
-    from deatbench.attacks import make_attack
     from deatbench.cli.machine import data_on_stdout, make_machine
     from deatbench.cli.monitor import make_monitor
     from deatbench.records import parse_eps
-    from deatbench.store import write_record
 
-    names = chosen_attacks(attacks, autoattack)
-    for name in names:
-        make_attack(name)
-    if eps is not None:
-        parse_eps(eps)
-    machine = make_machine(ctx, home=home, device=device, data_dir=data_dir, threads=threads)
+    request = _request(asked)
+    if asked.eps is not None:
+        parse_eps(asked.eps)
+    machine = make_machine(ctx, home=asked.home, device=asked.device, data_dir=asked.data_dir, threads=asked.threads)
     with data_on_stdout():
-        data = _load_data(dataset, machine) if dataset else None
-        loaded = _load_model(model, machine, data, checkpoint, arch, overrides)
-        threat = _threat(loaded, norm, eps)
-        folders = _record_folders(loaded, machine, out)
+        data = _load_data(asked.dataset, machine) if asked.dataset else None
+        loaded = _load_model(asked.model, machine, data, asked)
+        threat = _threat(loaded, asked.norm, asked.eps)
+        folders = _record_folders(loaded, machine, asked.out)
         data = data or _load_data(_trained_on(loaded), machine)
-        with make_monitor() as monitor:
-            record = pipeline.evaluate(
-                loaded, data, threat, names, machine,
-                n=n, seed=seed, batch_size=batch_size, engine=engine, monitor=monitor,
-            )  # fmt: skip
-        for folder in folders:
-            write_record(folder / f"{record.id}.json", record)
-        print(f"record: {folders[0] / record.id}.json", file=sys.stderr)
+        if asked.surrogate is not None:
+            surrogate = _load_model(asked.surrogate, machine, data, asked)
+            surrogate.module.to(machine.device)
+            request = replace(request, surrogate=surrogate)
+        with make_monitor(quiet=team.rank > 0) as monitor:
+            done = pipeline.evaluate(loaded, data, threat, request, machine, monitor=monitor, shards=team)
+        path = done.write(folders) if team.rank == 0 else folders[0]
+    return done.record, path, done.interrupted
+
+
+def _request(asked: Asked) -> EvaluationRequest:
+    """The request, with every name and number in it checked before anything is loaded."""
+    from deatbench.attacks import make_attack
+    from deatbench.pipeline import EvaluationRequest
+    from deatbench.records import parse_eps
+
+    names = chosen_attacks(asked.attacks, asked.autoattack)
+    radii = options.parse_names(asked.eps_sweep)
+    for text in radii:
+        parse_eps(text)
+    if ("transfer" in names) != (asked.surrogate is not None):
+        raise ConfigError("--attacks transfer and --surrogate MODEL go together", "name both")
+    for name in names:
+        if name != "transfer":
+            make_attack(name)
+    return EvaluationRequest(
+        tuple(names),
+        n=asked.n,
+        seed=asked.seed,
+        batch_size=asked.batch_size,
+        engine=asked.engine,
+        precision=asked.precision,
+        compiled=asked.compiled,
+        draws=asked.draws,
+        eps_sweep=tuple(radii),
+        save_adversarials=asked.save_adversarials,
+        fresh=asked.fresh,
+    )
+
+
+def _show(record: EvaluationRecord, as_json: bool) -> None:
     if as_json:
         print(record.model_dump_json(indent=1))
-    else:
-        from deatbench.cli.tables import print_evaluations
+        return
+    from deatbench.cli.tables import print_evaluations
 
-        print_evaluations([record])
+    print_evaluations([record])
 
 
 def chosen_attacks(attacks: str | None, autoattack: bool) -> list[str]:
@@ -135,27 +217,20 @@ def _load_data(name: str, machine: Machine) -> Dataset:
         return load_dataset(name, machine.data_dir, progress=progress)
 
 
-def _load_model(
-    text: str | None,
-    machine: Machine,
-    data: Dataset | None,
-    checkpoint: str,
-    arch: str | None,
-    overrides: tuple[str, ...],
-) -> LoadedModel:
+def _load_model(text: str | None, machine: Machine, data: Dataset | None, asked: Asked) -> LoadedModel:
     from deatbench.models import ModelRequest, load_model
 
     if text is None:
         text = str(machine.home.latest_run().path)
         print(f"note: no MODEL named; taking the latest run, {Path(text).name}", file=sys.stderr)
     spec = None
-    if arch is not None:
+    if asked.arch is not None:
         if data is None:
             raise ConfigError("--arch needs --dataset: it decides channels, classes and normalisation")
-        spec = _spec(arch, overrides, data)
-    elif overrides:
+        spec = _spec(asked.arch, asked.overrides, data)
+    elif asked.overrides:
         raise ConfigError("--set changes a parameter of --arch, which is not given")
-    return load_model(ModelRequest(text, machine.home, machine.device, checkpoint, spec))  # type: ignore[arg-type]
+    return load_model(ModelRequest(text, machine.home, machine.device, asked.checkpoint, spec))  # type: ignore[arg-type]
 
 
 def _spec(arch: str, overrides: tuple[str, ...], data: Dataset):  # type: ignore[no-untyped-def]

@@ -28,6 +28,7 @@ home = click.option(
 data_dir = click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Folder that holds data sets (also DEATBENCH_DATA)."
 )
+NORMS = click.Choice(["Linf", "L2", "L1"])
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: torch's own choice.")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of a table.")

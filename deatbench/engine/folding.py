@@ -1,4 +1,4 @@
-"""A cheaper network with the same function, for the search of attacks on the CPU: batch norm folded, channels last.
+"""A cheaper network with the same function, for the search of attacks: batch norm folded, channels last.
 
 Folding changes logits by rounding only, but attacks amplify rounding; so the folded network searches and the
 network itself, unfolded, in float32, decides every verdict.
@@ -14,8 +14,8 @@ SAME = 1e-4  # of the largest logit; folding costs about 1e-6
 
 
 def attack_form(model: nn.Module, x_NCHW: Tensor) -> nn.Module:
-    """The folded network if `model` is on the CPU, can be traced and computes the same logits for x; else `model`."""
-    if x_NCHW.is_cuda or not any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
+    """The folded network if `model` has batch norm, can be traced and computes the same logits for x; else `model`."""
+    if not any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
         return model
     try:
         folded = fuse(model).to(memory_format=torch.channels_last).eval().requires_grad_(False)

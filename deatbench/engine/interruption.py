@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 ask the loop to save and stop; they never tear it apart."""
+"""Ctrl-C, SIGTERM and SIGUSR1: training is asked to save and stop; an evaluation saves as it goes and just stops."""
 
 from __future__ import annotations
 
@@ -37,6 +37,24 @@ def interruption() -> Iterator[Interruption]:
     before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
         yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 raise KeyboardInterrupt while the block runs, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

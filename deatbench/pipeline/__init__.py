@@ -11,9 +11,10 @@ from pathlib import Path
 from deatbench.config import RunConfig
 from deatbench.data import load_dataset
 from deatbench.engine.monitor import Monitor
+from deatbench.errors import InterruptedRun
 from deatbench.models.runs import trained_model
 from deatbench.pipeline.configuration import configure
-from deatbench.pipeline.evaluation import evaluate
+from deatbench.pipeline.evaluation import EvaluationRequest, evaluate
 from deatbench.pipeline.machine import Machine
 from deatbench.pipeline.publication import add_to_zoo
 from deatbench.pipeline.training import prepare, train
@@ -21,7 +22,17 @@ from deatbench.records import Checkpoint, EvaluationRecord, TrainingRecord, dige
 from deatbench.store import RunFolder, read_record, write_record
 from deatbench.threats import make_threat
 
-__all__ = ["Machine", "RunResult", "add_to_zoo", "configure", "evaluate", "prepare", "run", "train"]
+__all__ = [
+    "EvaluationRequest",
+    "Machine",
+    "RunResult",
+    "add_to_zoo",
+    "configure",
+    "evaluate",
+    "prepare",
+    "run",
+    "train",
+]
 
 
 @dataclass(frozen=True)
@@ -48,19 +59,20 @@ def run(config: RunConfig, machine: Machine, *, fresh: bool = False, monitor: Mo
         if not path.is_file():
             monitor.note(f"attacking the {checkpoint} weights of {folder.path.name}")
             model = trained_model(folder, checkpoint, machine.device)
-            record = evaluate(
-                model,
-                data,
-                threat,
+            request = EvaluationRequest(
                 attacks,
-                machine,
                 n=plan.n,
                 seed=config.seed,
                 batch_size=plan.batch_size,
                 engine=plan.engine,
-                monitor=monitor,
+                precision=plan.precision,
+                fresh=fresh,
             )
-            write_record(path, record)
+            done = evaluate(model, data, threat, request, machine, monitor=monitor)
+            if done.interrupted:
+                raise InterruptedRun("evaluation stopped", "the same command continues")
+            write_record(path, done.record)
+            done.progress.clear()
         records.append(read_record(path, EvaluationRecord))
     training = read_record(folder.training, TrainingRecord)
     return RunResult(folder, training, tuple(records), add_to_zoo(machine.home, folder, training, records))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deatbench.config import RunConfig
+from deatbench.evidence import SUFFIX
 from deatbench.records import EvaluationRecord, ModelCard, TrainingRecord
 from deatbench.store import Home, RunFolder, atomic_write_bytes, read_record, write_record
 from deatbench.threats import make_threat
@@ -39,6 +40,7 @@ def add_to_zoo(home: Home, folder: RunFolder, training: TrainingRecord, records:
     for path in (entry / "evaluations").glob("*.json"):
         if read_record(path, EvaluationRecord).model.sha256 not in {record.model.sha256 for record in records}:
             path.unlink()
+            path.with_suffix(SUFFIX).unlink(missing_ok=True)
     for record in records:
         write_record(entry / "evaluations" / f"{record.id}.json", record)
     write_record(entry / "card.json", card)

@@ -16,7 +16,7 @@ from torch import nn
 from deatbench.attacks import make_attack
 from deatbench.attacks.autoattack import STANDARD
 from deatbench.data import Dataset, Images
-from deatbench.engine.evaluate import Evaluation, evaluate
+from deatbench.engine.evaluate import Evaluation, Settings, evaluate
 from deatbench.errors import ConfigError
 from deatbench.threats import ThreatModel, make_threat
 
@@ -38,7 +38,7 @@ def direct(model: nn.Module, images: Images, threat: ThreatModel, seed: int, bat
 
 def driven(model: nn.Module, images: Images, threat: ThreatModel, seed: int, batch_size: int) -> Evaluation:
     attack = make_attack("autoattack")
-    return evaluate(model, images, threat, [attack], seed=seed, batch_size=batch_size)
+    return evaluate(model, images, threat, [attack], Settings(seed=seed, batch_size=batch_size))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""One evaluation by several processes: `torchrun --nproc-per-node N -m deatbench eval …`.
+
+Each stage of an evaluation is a list of units, parts of the images that still stand. The processes take units off one
+queue; at the end of a stage all know all outcomes. What a unit finds depends on nothing but itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=7)  # the others may be at a long unit
+
+
+class Alone:
+    """One process, which does everything."""
+
+    rank = 0
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+
+    def share(self, stage: str, units: int, work: Callable[[int], T]) -> Iterator[tuple[int, T]]:
+        """(unit, outcome) of each of the units 0 .. units-1 of a stage, whoever worked on it."""
+        for unit in range(units):
+            yield unit, work(unit)
+
+
+class Shards(Alone):
+    """The processes that torchrun started, with gloo between them."""
+
+    def __init__(self) -> None:
+        self.store, self.rank, self.count = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        self.store.set_timeout(PATIENCE)
+        self.queue = dist.PrefixStore("deatbench", self.store)
+        dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.count, timeout=PATIENCE)
+
+    def wait(self) -> None:
+        dist.barrier()
+
+    def share(self, stage: str, units: int, work: Callable[[int], T]) -> Iterator[tuple[int, T]]:
+        mine: list[tuple[int, T]] = []
+        while (unit := self.queue.add(stage, 1) - 1) < units:
+            mine.append((unit, work(unit)))
+            yield mine[-1]
+        everybodys: list[Any] = [None] * self.count
+        dist.all_gather_object(everybodys, mine)
+        for rank, theirs in enumerate(everybodys):
+            if rank != self.rank:
+                yield from theirs
+
+
+def shards() -> Alone:
+    """The processes that work together: those of torchrun, else this one alone."""
+    return Shards() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Alone()

@@ -42,6 +42,16 @@ METRICS = (
         "and Square, each on the images that survived the one before.",
     ),
     MetricInfo(
+        f"{AUTOATTACK}-provisional",
+        "AutoAttack (provisional)",
+        "Accuracy after APGD-CE and targeted APGD alone: an upper bound of an AutoAttack that was not finished.",
+    ),
+    MetricInfo(r"autoattack-(plus|rand)", r"AutoAttack \1", r"Accuracy after the published suite of version \1."),
+    MetricInfo("fmn", "FMN", "Share of images whose nearest adversarial image found is beyond ε (Pintor et al. 2021)."),
+    MetricInfo("ddn", "DDN", "Share of images whose nearest adversarial image found is beyond ε (Rony et al. 2019)."),
+    MetricInfo("gaussian-noise", "Noise", "Accuracy after draws of Gaussian noise within ε: a control, not an attack."),
+    MetricInfo("transfer", "Transfer", "Accuracy on images made adversarial for another network."),
+    MetricInfo(
         WORST_CASE,
         "Worst case",
         "Share of images classified correctly clean and after every attack that was run, judged image by image.",

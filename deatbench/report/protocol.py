@@ -13,6 +13,7 @@ from deatbench.report.metrics import describe, place
 BALL = {
     "Linf": "Every pixel value may move by at most ε = {eps}",
     "L2": "The Euclidean length of the change, over all pixel values of an image, is at most ε = {eps}",
+    "L1": "The absolute changes of all pixel values of an image sum to at most ε = {eps}",
 }
 
 

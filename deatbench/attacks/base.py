@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from deatbench import __version__
 from deatbench.attacks.journal import FORGETFUL, Journal
 from deatbench.attacks.rng import ExampleRng
 from deatbench.registry import Registry
 from deatbench.threats import ThreatModel
 
-ENGINE = "deatbench"
 Engine = Literal["reference", "fast"]
 
 
@@ -21,6 +21,7 @@ Engine = Literal["reference", "fast"]
 class Attack(ABC):
     """A frozen recipe for finding adversarial images; its fields are its hyper-parameters."""
 
+    own: ClassVar[bool] = True  # our code, not a published package's
     gradient_free: ClassVar[bool] = False
     provisional_after: ClassVar[str] = ""  # the member of a suite after which the others seldom change a verdict
 
@@ -43,14 +44,14 @@ class Attack(ABC):
 
     @property
     def engine(self) -> str:
-        """Which code runs it, with a version where it is not ours."""
-        return ENGINE
+        """Which code runs it, with its version."""
+        return f"deatbench {__version__}"
 
     def by(self, engine: Engine) -> Attack:
         """The same attack run by other code: the published one or ours; itself where there is only one."""
         return self
 
-    def check(self, threat: ThreatModel) -> None:
+    def check(self, threat: ThreatModel) -> None:  # noqa: B027 - most attacks are defined everywhere
         """Raises ConfigError where the attack is not defined for `threat`; asked before anything is attacked."""
 
     @property
@@ -58,8 +59,11 @@ class Attack(ABC):
         """How often it is tried on the survivors, each time with fresh randomness."""
         return 1
 
-    def members(self) -> tuple[Attack, ...]:
-        """The attacks that it consists of, tried in turn on the survivors; an attack by itself is its only member."""
+    def members(self, norm: str = "Linf") -> tuple[Attack, ...]:
+        """The attacks that it consists of, tried in turn on the survivors; an attack by itself is its only member.
+
+        A suite's settings may depend on the threat's norm.
+        """
         return (self,)
 
     def rows(self, num_classes: int) -> int:
@@ -70,8 +74,8 @@ class Attack(ABC):
         """Forward passes that one image costs if it survives; for forecasts and progress bars."""
         raise NotImplementedError
 
-    def params(self) -> dict[str, Any]:
-        """The hyper-parameters, for the record."""
+    def params(self, num_classes: int = 10) -> dict[str, Any]:
+        """The hyper-parameters as they act on a model of so many classes, for the record."""
         return asdict(self)
 
 

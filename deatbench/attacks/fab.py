@@ -1,4 +1,4 @@
-"""FAB: a minimum-norm attack that walks along the decision boundary. FAB-T, its targeted form.
+"""FAB: a minimum-norm attack that walks along the decision boundary. Here its targeted form, FAB-T, and the walk.
 
 Croce, Hein 2020, "Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack" (arXiv 1907.02044),
 algorithm 1: project the iterate and the image onto the linearised boundary, step to a mixture of both (alpha_max 0.1,
@@ -11,37 +11,56 @@ batch, and the projection needs no sort (threats: `to_hyperplane`).
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from deatbench.attacks.base import ATTACKS, Attack
-from deatbench.attacks.gradient import ascent_direction, broken
+from deatbench.attacks.gradient import ascent_direction, broken, margin_to
 from deatbench.attacks.journal import FORGETFUL, Journal, Place
 from deatbench.attacks.rng import ExampleRng
-from deatbench.attacks.rows import Rows, ranked_targets
+from deatbench.attacks.rows import Rows, per_row, ranked_targets
 from deatbench.threats import ThreatModel
 
 
-@ATTACKS.register("fab-t")
 @dataclass(frozen=True)
-class FABT(Attack):
-    """Targeted FAB: minimum-norm attack along the decision boundary, 9 target classes (Croce & Hein 2020).
+class FAB(Attack):
+    """What both forms share; they differ in the boundary that they walk along.
 
     Args:
         steps: iterations (published: 100).
-        targets: number of target classes (published: 9), capped at K - 1.
         alpha_max: largest pull toward the image's own projection.
         eta: overshoot beyond the boundary, >= 1.
         beta: what is left of the perturbation after a step back, in (0, 1).
     """
 
+    labels_first: ClassVar[bool] = False
+
     steps: int = 100
-    targets: int = 9
     alpha_max: float = 0.1
     eta: float = 1.05
     beta: float = 0.9
+
+    @abstractmethod
+    def linearise(
+        self, model: nn.Module, z_RCHW: Tensor, y_R: Tensor, target_R: Tensor, threat: ThreatModel
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient and value (> 0: crossed) of the boundary's function, and the logits, at each row."""
+
+
+@ATTACKS.register("fab-t")
+@dataclass(frozen=True)
+class FABT(FAB):
+    """Targeted FAB: minimum-norm attack along the decision boundary, 9 target classes (Croce & Hein 2020).
+
+    Args:
+        targets: number of target classes (published: 9), capped at K - 1.
+    """
+
+    targets: int = 9
 
     @property
     def name(self) -> str:
@@ -66,19 +85,28 @@ class FABT(Attack):
         targets_NT = ranked_targets(model, x_NCHW, self.targets)
         images = torch.arange(len(x_NCHW), device=x_NCHW.device)
         rows = Rows.stack(images, targets_NT, [x_NCHW] * targets_NT.shape[1])
-        return _Walk(self, model, x_NCHW, y_N, threat, rows).run(journal)
+        return Walk(self, model, x_NCHW, y_N, threat, rows).run(journal)
+
+    def params(self, num_classes: int = 10) -> dict[str, Any]:
+        return super().params() | {"targets": self.rows(num_classes)}
+
+    def linearise(
+        self, model: nn.Module, z_RCHW: Tensor, y_R: Tensor, target_R: Tensor, threat: ThreatModel
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """z_target - z_y."""
+        return ascent_direction(model, z_RCHW, y_R, lambda logits_RK, y_R: margin_to(logits_RK, y_R, target_R))
 
 
-class _Walk:
+class Walk:
     """Algorithm 1 over a set of rows. `often`: most iterates were adversarial last time, so labels come first."""
 
     def __init__(
-        self, attack: FABT, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rows: Rows
+        self, attack: FAB, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rows: Rows
     ) -> None:
         self.attack, self.model, self.threat = attack, model, threat
         self.x_NCHW, self.y_N = x_NCHW, y_N
         self.found_NCHW = x_NCHW.clone()
-        self.iteration, self.often = 0, False
+        self.iteration, self.often = 0, attack.labels_first
         self.owner, self.target, self.z = rows.owner_R, rows.target_R, rows.start_RCHW
         self.gradient = self.gap = self.z
         self._gather()
@@ -86,7 +114,7 @@ class _Walk:
     def run(self, journal: Journal) -> Tensor:
         """The image within eps that was found for each image, else the image itself."""
         if not self._resumed(journal):
-            self.gradient, self.gap, _ = _difference(self.model, self.z, self.y, self.target)
+            self.gradient, self.gap, _ = self._linearised()
         while self.iteration < self.attack.steps and len(self.owner):
             self._iterate()
             self.iteration += 1
@@ -99,17 +127,20 @@ class _Walk:
             with torch.no_grad():
                 logits = self.model(self.z)
         else:
-            self.gradient, self.gap, logits = _difference(self.model, self.z, self.y, self.target)
+            self.gradient, self.gap, logits = self._linearised()
         adversarial = broken(self.model, self.z, self.y, logits)
         adversarial = self._let_go(adversarial)
         if len(self.owner) == 0:
             return
-        self.z = torch.where(adversarial[:, None, None, None], self.x + (self.z - self.x) * self.attack.beta, self.z)
+        stepped_back = self.x + (self.z - self.x) * self.attack.beta
+        self.z = torch.where(per_row(adversarial, self.z), stepped_back, self.z)
         stale = torch.nonzero(torch.ones_like(adversarial) if self.often else adversarial)[:, 0]
         if len(stale):
-            fresh = _difference(self.model, self.z[stale], self.y[stale], self.target[stale])
-            self.gradient[stale], self.gap[stale] = fresh[:2]
-        self.often = 2 * int(adversarial.sum()) > len(self.owner)
+            self.gradient[stale], self.gap[stale] = self._linearised(stale)[:2]
+        self.often = self.attack.labels_first or 2 * int(adversarial.sum()) > len(self.owner)
+
+    def _linearised(self, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
+        return self.attack.linearise(self.model, self.z[rows], self.y[rows], self.target[rows], self.threat)
 
     def _let_go(self, adversarial: Tensor) -> Tensor:
         """Images with an adversarial row within eps leave; returns `adversarial` for the rows that stay."""
@@ -150,15 +181,7 @@ class _Walk:
         b = (w * z.flatten(1)).sum(1) - self.gap
         moves = threat.to_hyperplane(torch.cat((z, x)).flatten(1), torch.cat((w, w)), torch.cat((b, b)))
         lengths = threat.distance(moves, torch.zeros_like(moves)).clamp_min(1e-8)
-        pull = (lengths[:r] / (lengths[:r] + lengths[r:])).clamp(0.0, self.attack.alpha_max)[:, None, None, None]
+        pull_R = (lengths[:r] / (lengths[:r] + lengths[r:])).clamp(0.0, self.attack.alpha_max)
+        pull = per_row(pull_R, z)
         from_z, from_x = z + eta * moves[:r].view(shape), x + eta * moves[r:].view(shape)
         return (from_z * (1 - pull) + from_x * pull).clamp(0.0, 1.0)
-
-
-def _difference(model: nn.Module, z: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient and value of z_target - z_y, and the logits, at each row."""
-
-    def wanted_over_right(logits_RK: Tensor, y_R: Tensor) -> Tensor:
-        return logits_RK.gather(1, target[:, None])[:, 0] - logits_RK.gather(1, y_R[:, None])[:, 0]
-
-    return ascent_direction(model, z, y, wanted_over_right)

@@ -76,3 +76,8 @@ def margin(logits_NK: Tensor, y_N: Tensor) -> Tensor:
     right_N1 = logits_NK.gather(1, y_N[:, None])
     wrong_NK = logits_NK.scatter(1, y_N[:, None], float("-inf"))
     return wrong_NK.amax(1) - right_N1[:, 0]
+
+
+def margin_to(logits_NK: Tensor, y_N: Tensor, target_N: Tensor) -> Tensor:
+    """Logit of the target class minus the right one, shape [N]."""
+    return (logits_NK.gather(1, target_N[:, None]) - logits_NK.gather(1, y_N[:, None]))[:, 0]

@@ -20,19 +20,27 @@ class ExampleRng:
         seed: the evaluation's seed.
         indices_N: index of each image in its split.
         stream: what the draws are for, such as "pgd-20/0" (attack and restart).
+        run: which try this is, from 0; an attack may begin elsewhere in later ones.
     """
 
-    def __init__(self, seed: int, indices_N: Tensor, stream: str) -> None:
+    per_image = True
+
+    def __init__(self, seed: int, indices_N: Tensor, stream: str, run: int = 0) -> None:
         self.seed = seed
         self._indices = [int(index) for index in indices_N]
         self._stream = stream
+        self.run = run
         self.draws = 0  # made so far; set it to go on from there
-
-    per_image = True
 
     def of(self, rows: Tensor) -> ExampleRng:
         """The same randomness for some of the batch's images, from the beginning."""
         return ExampleRng(self.seed, torch.tensor(self._indices, device=rows.device)[rows], self._stream)
+
+    def onward(self, rows: Tensor, run: int) -> ExampleRng:
+        """The draws that follow, for some of the batch's images: the `run`-th try, from 0, on what still stands."""
+        rng = self.of(rows)
+        rng.run, rng.draws = run, self.draws
+        return rng
 
     def columns(self, count: int) -> list[list[int]]:
         """Which target classes may be attacked together: all of them, since no draw depends on another's success."""
@@ -56,17 +64,27 @@ class ExampleRng:
         return torch.from_numpy(rows).to(like.device)
 
 
-class PublishedRng:
+class PublishedRng(ExampleRng):
     """pyautoattack's own draws: one stream for a batch, restarted by each attack, in the order of the published code.
 
     With it our attacks reach the published code's verdicts one by one, at the price that these depend on the batch.
+    A new one for each attack and batch; the restarts of an attack share it (restarts.all_runs).
     """
 
     per_image = False
 
     def __init__(self, seed: int) -> None:
-        self.seed = seed
+        super().__init__(seed, torch.empty(0), "published")
         self._generator = torch.Generator().manual_seed(seed)
+
+    def of(self, rows: Tensor) -> PublishedRng:
+        """The stream from its beginning: which images stand decides what each of them gets."""
+        return PublishedRng(self.seed)
+
+    def onward(self, rows: Tensor, run: int) -> PublishedRng:
+        """The same stream where it stands, for the `run`-th try, from 0, on what still stands."""
+        self.run = run
+        return self
 
     def columns(self, count: int) -> list[list[int]]:
         """One target class after the other: the draws for each depend on which images still stand."""

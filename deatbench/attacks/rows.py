@@ -28,6 +28,11 @@ class Rows:
         return cls(owner_R, targets_NT.flatten(), torch.stack(starts, dim=1).flatten(0, 1))
 
 
+def per_row(values_R: Tensor, like: Tensor) -> Tensor:
+    """One number for each row, shaped [R, 1, ..., 1] so that it broadcasts against `like` [R, ...]."""
+    return values_R.view(-1, *(1,) * (like.ndim - 1))
+
+
 def ranked_targets(model: nn.Module, x_NCHW: Tensor, count: int) -> Tensor:
     """The most likely classes of each image after the first, most likely first, int64 [N, min(count, K - 1)]."""
     network = model.exact if isinstance(model, SearchForm) else model

@@ -1,8 +1,8 @@
 """Square: random search with square-shaped changes; needs no gradient.
 
 Andriushchenko, Croce, Flammarion, Hein 2020, "Square Attack: a query-efficient black-box adversarial attack via random
-search" (arXiv 1912.00049), algorithms 1 and 2 (Linf); algorithm 3 (L2) is in square_l2.py. Margin loss; p = 0.8 halved
-by the published schedule, not rescaled to the number of queries.
+search" (arXiv 1912.00049), algorithms 1 and 2 (Linf); algorithm 3 (L2) is in square_l2.py, L1 in square_l1.py.
+Margin loss; p = 0.8 halved by the published schedule, not rescaled to the number of queries.
 
 Ours draws each image's windows and signs from that image's own random numbers; the published code shares one window
 across a batch, so that its verdicts depend on the batch.
@@ -21,6 +21,7 @@ from deatbench.attacks.base import ATTACKS, Attack
 from deatbench.attacks.gradient import SearchForm, broken, margin
 from deatbench.attacks.journal import FORGETFUL, Journal, Place
 from deatbench.attacks.rng import ExampleRng
+from deatbench.attacks.square_l1 import L1Squares
 from deatbench.attacks.square_l2 import L2Squares, corner, inside
 from deatbench.threats import ThreatModel
 
@@ -45,6 +46,10 @@ class LinfSquares:
         top, left = corner(u_NP[:, 0], side, z.shape[2]), corner(u_NP[:, 1], side, z.shape[3])
         window = inside(top, left, side, z.shape)
         return threat.project(z + 2 * threat.eps * window * sign_NC[:, :, None, None], x)
+
+
+Squares = LinfSquares | L2Squares
+SQUARES: dict[str, type[Squares]] = {"Linf": LinfSquares, "L2": L2Squares, "L1": L1Squares}
 
 
 @ATTACKS.register("square")
@@ -97,7 +102,7 @@ class _Search:
     ) -> None:
         self.attack, self.model, self.threat = attack, model, threat
         self.x_NCHW, self.y_N = x_NCHW, y_N
-        self.squares = LinfSquares() if threat.norm == "Linf" else L2Squares()
+        self.squares = SQUARES[threat.norm]()
         self.draws = _Draws(rng, x_NCHW, self.squares)
         self.query = 0
         self.standing = torch.arange(len(x_NCHW), device=x_NCHW.device)
@@ -174,7 +179,7 @@ class _Draws:
     With per-image randomness they come in blocks, a row for each image of the batch; in the published order one by one.
     """
 
-    def __init__(self, rng: ExampleRng, x_NCHW: Tensor, squares: LinfSquares | L2Squares) -> None:
+    def __init__(self, rng: ExampleRng, x_NCHW: Tensor, squares: Squares) -> None:
         self.rng, self.x, self.squares = rng, x_NCHW, squares
         self.block = x_NCHW[:0]
         self.before_block = 0  # draws that were made before the current block's

@@ -59,7 +59,7 @@ class Transfer(Attack):
     def passes(self, num_classes: int) -> int:
         return make_attack(self.inner).passes(num_classes)
 
-    def params(self) -> dict[str, Any]:
+    def params(self, num_classes: int = 10) -> dict[str, Any]:
         named = {"surrogate": self.source, "surrogate_sha256": self.sha256, "inner": self.inner}
         return {**named, **make_attack(self.inner).params()}
 

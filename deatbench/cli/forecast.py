@@ -13,13 +13,13 @@ import torch
 from deatbench import pipeline
 from deatbench.attacks import make_attack
 from deatbench.attacks.gradient import cross_entropy, input_gradient
-from deatbench.attacks.rng import BatchRng
 from deatbench.cli.monitor import clock
 from deatbench.config import RunConfig, dump_config
 from deatbench.data import Dataset, load_dataset
+from deatbench.engine.execution import Execution
 from deatbench.engine.state import TrainState
+from deatbench.engine.step import FREE_STEPS, Step
 from deatbench.engine.train import Plan
-from deatbench.methods import Batch
 
 PROBE_IMAGES = 128
 PROBE_SECONDS = 2.0
@@ -87,7 +87,7 @@ def _evaluation(
 ) -> Stage:
     n = min(config.evaluation.n or len(data.test), len(data.test))
     passes, seconds = n, n * forward
-    for member in (member for name in names for member in make_attack(name).members()):
+    for member in (member for name in names for member in make_attack(name).members(config.threat.norm)):
         images = n * member.passes(data.num_classes) * member.runs
         passes += images
         seconds += images * (forward if member.gradient_free else gradient)
@@ -98,22 +98,15 @@ def _evaluation(
 def _time_step(plan: Plan, state: TrainState) -> float:
     """Seconds of one training step, on random images."""
     x_NCHW, y_N = _random_batch(plan, plan.config.batch_size)
-    generator = torch.Generator(device=plan.device).manual_seed(0)
-
-    def step() -> None:
-        state.model.train()
-        with torch.autocast(plan.device.type, dtype=torch.bfloat16, enabled=plan.config.precision == "bf16"):
-            losses = plan.method.step(state.model, Batch(x_NCHW, y_N, BatchRng(generator)), plan.inner)
-        state.optimizer.zero_grad(set_to_none=True)
-        losses.loss.backward()
-        state.optimizer.step()
-
-    return _seconds(step, plan.device)
+    step = Step(plan, state, execution=Execution(compile="off"))  # compiling would take longer than the rest
+    for position in range(FREE_STEPS if plan.device.type == "cuda" else 0):
+        step(x_NCHW, y_N, position, plan.peak_lr)
+    return _seconds(lambda: step(x_NCHW, y_N, FREE_STEPS, plan.peak_lr), plan.device)
 
 
 def _time_attack(plan: Plan, state: TrainState) -> tuple[float, float]:
     """Seconds per image of a forward pass, and of a forward pass with its input gradient."""
-    n = min(PROBE_IMAGES, plan.config.evaluation.batch_size)
+    n = min(PROBE_IMAGES, plan.config.evaluation.batch_size or PROBE_IMAGES)
     x_NCHW, y_N = _random_batch(plan, n)
     model = state.evaluated.eval().requires_grad_(False)
 

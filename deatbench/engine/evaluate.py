@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.attacks import Attack
-from deatbench.attacks.base import ENGINE
 from deatbench.attacks.borrow import mode
 from deatbench.attacks.gradient import InterruptedGradient, SearchForm
 from deatbench.attacks.journal import Journal
+from deatbench.attacks.restarts import all_runs
 from deatbench.attacks.rng import ExampleRng, PublishedRng
 from deatbench.data import Images
 from deatbench.data.images import to_unit
@@ -204,13 +204,13 @@ class _Judge:
     def _attack(self, attack: Attack, threat: ThreatModel, clean_N: np.ndarray, done: Evaluation) -> np.ndarray:
         """Verdicts after `attack`; what its members did, and their images, go into `done`."""
         robust_N = clean_N.copy()
-        for member in attack.members():
+        for member in attack.members(threat.norm):
             name = member.name if member is attack else f"{attack.name}/{member.name}"
             before = float(robust_N.mean())
             outcomes = list(self._tries(name, member, threat, robust_N, done, attack.name))
             result = AttackResult(
                 name=name,
-                params=member.params(),
+                params=member.params(self.num_classes),
                 seed=self.settings.seed,
                 engine=member.engine,
                 robust_before=before,
@@ -237,7 +237,7 @@ class _Judge:
         """`member` and its restarts, each on the survivors; updates `robust_N` and, if given, the images in `done`."""
         before = robust_N.mean()
         self.monitor.start(title, float(robust_N.sum()) * member.passes(self.num_classes) * member.runs)
-        for run in range(member.runs):
+        for run in range(member.runs if self.settings.draws == "own" else 1):
             survivors = torch.from_numpy(np.flatnonzero(robust_N))
             units = survivors.split(self._images_per_unit(member)) if len(survivors) else ()
 
@@ -283,7 +283,7 @@ class _Judge:
     def _worst(self, attacks: Sequence[Attack], threat: ThreatModel, robust_N: np.ndarray) -> np.ndarray:
         """`robust_N` after all attacks, each on the survivors of the one before."""
         for attack in attacks:
-            for member in attack.members():
+            for member in attack.members(threat.norm):
                 list(self._tries(f"eps {threat.eps_text}: {member.name}", member, threat, robust_N))
         return robust_N
 
@@ -352,14 +352,19 @@ class _Judge:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(which images broke, an adversarial image for each of these if they are kept)."""
         x_NCHW, y_N = self._batch(indices)
-        if self.settings.draws == "published":
-            rng: ExampleRng | PublishedRng = PublishedRng(self.settings.seed)
-        else:
-            rng = ExampleRng(self.settings.seed, indices, f"{member.name}/{run}")
+        if self.settings.draws == "published" and member.own:
+            x_adv_NCHW = all_runs(member, self.model, x_NCHW, y_N, threat, PublishedRng(self.settings.seed))
+            return self._judged(x_adv_NCHW, x_NCHW, y_N, threat)
+        rng = ExampleRng(self.settings.seed, indices, f"{member.name}/{run}", run)
         with self.settings.search.arithmetic():
-            x_adv_NCHW = member(self._model_for(member, x_NCHW), x_NCHW, y_N, threat, rng, journal)  # type: ignore[arg-type]
-        broken_U, x_adv_NCHW = self._confirm(x_adv_NCHW.float(), x_NCHW, y_N, threat)
-        return broken_U, x_adv_NCHW.cpu().numpy() if self.settings.keep_images else NOTHING_KEPT
+            x_adv_NCHW = member(self._model_for(member, x_NCHW), x_NCHW, y_N, threat, rng, journal)
+        return self._judged(x_adv_NCHW, x_NCHW, y_N, threat)
+
+    def _judged(
+        self, x_adv_NCHW: Tensor, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel
+    ) -> tuple[np.ndarray, np.ndarray]:
+        broken_U, proofs = self._confirm(x_adv_NCHW.float(), x_NCHW, y_N, threat)
+        return broken_U, proofs.cpu().numpy() if self.settings.keep_images else NOTHING_KEPT
 
     def _confirm(self, x_adv: Tensor, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel) -> tuple[np.ndarray, Tensor]:
         """Which adversarial images count, bool [U], and those images. NaN pixels or distances never count."""
@@ -377,7 +382,7 @@ class _Judge:
         return counts.cpu().numpy(), x_adv[counts]
 
     def _is_ours(self, member: Attack) -> bool:
-        return member.engine == ENGINE and self.settings.draws == "own"
+        return member.own and self.settings.draws == "own"
 
     def _model_for(self, member: Attack, x_NCHW: Tensor) -> nn.Module:
         """Published code and draws get the model itself, our own attacks its cheaper form."""

@@ -72,7 +72,7 @@ class _Strict(nn.Module):
 def _compiled(net: nn.Module, x_NCHW: Tensor) -> nn.Module:
     """`net` through torch.compile, for batches of any size; as it is where that fails."""
     try:
-        fast = torch.compile(net, dynamic=True)
+        fast: nn.Module = torch.compile(net, dynamic=True)  # type: ignore[assignment]
         for size in (len(x_NCHW), max(2, len(x_NCHW) // 2)):
             y_N = torch.zeros(size, dtype=torch.long, device=x_NCHW.device)
             input_gradient(fast, x_NCHW[:size], y_N, cross_entropy)
@@ -80,7 +80,7 @@ def _compiled(net: nn.Module, x_NCHW: Tensor) -> nn.Module:
                 fast(x_NCHW[:size])
     except Exception:  # the compiler or the network's code may fail in any way; the search goes on without
         return net
-    return fast  # type: ignore[return-value]
+    return fast
 
 
 class float32_arithmetic:  # noqa: N801 - reads as a statement: `with strict_float32():`

@@ -35,7 +35,7 @@ class Shards(Alone):
     """The processes that torchrun started, with gloo between them."""
 
     def __init__(self) -> None:
-        self.store, self.rank, self.count = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        self.store, self.rank, self.count = next(dist.rendezvous("env://"))
         self.store.set_timeout(PATIENCE)
         self.queue = dist.PrefixStore("deatbench", self.store)
         dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.count, timeout=PATIENCE)

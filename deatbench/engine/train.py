@@ -14,23 +14,27 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.attacks.pgd import PGD
-from deatbench.attacks.rng import BatchRng
 from deatbench.config import RunConfig
 from deatbench.data import Dataset, Images
 from deatbench.engine.checkpoint import save_state, save_weights
-from deatbench.engine.evaluate import evaluate
+from deatbench.engine.evaluate import Settings, evaluate
 from deatbench.engine.interruption import Interruption
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.schedule import learning_rate
-from deatbench.engine.seeding import derive, epoch_order, seed_everything
+from deatbench.engine.search import Search
+from deatbench.engine.seeding import epoch_order
 from deatbench.engine.state import TOTALS, TrainState
+from deatbench.engine.step import Step
 from deatbench.errors import DeatbenchError, InterruptedRun
-from deatbench.methods import Batch, Losses, Method
+from deatbench.methods import Method
 from deatbench.methods.base import Inner
 from deatbench.records import EpochMetrics, ModelSpec
 from deatbench.store import RunFolder, atomic_write_text
 
 SAVE_EVERY_SECONDS = 300.0
+VALIDATION_BATCH = 1000
+LARGE_MODEL = 16 << 20  # bytes; the state of a larger one takes long to write
+LARGE_MODEL_SECONDS = 30.0  # so it is saved after an epoch only if so much time would be lost
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,11 @@ def fit(state: TrainState, plan: Plan, folder: RunFolder, stop: Interruption, mo
     epochs = plan.config.epochs
     monitor.start("train", epochs * plan.batches_per_epoch)
     monitor.advance(state.epoch * plan.batches_per_epoch + state.batch)
+    step, saves = Step(plan, state, monitor), _Saves(folder, state)
     while state.epoch < epochs:
-        _train_epoch(state, plan, folder, stop, monitor)
-        _close_epoch(state, plan, folder)
-        monitor.advance(0, describe(state.history[-1], epochs))
+        _train_epoch(state, plan, step, saves, stop, monitor)
+        _close_epoch(state, plan, saves)
+        monitor.advance(0, f"{describe(state.history[-1], epochs)}{_load(state, plan)}")
     monitor.finish(describe(state.history[-1], epochs))
 
 
@@ -75,62 +80,66 @@ def describe(metrics: EpochMetrics, epochs: int) -> str:
     return f"epoch {metrics.epoch}/{epochs}  loss {metrics.loss:.3f}{validation}  {metrics.images_per_second:.0f} img/s"
 
 
-def _train_epoch(state: TrainState, plan: Plan, folder: RunFolder, stop: Interruption, monitor: Monitor) -> None:
+def _load(state: TrainState, plan: Plan) -> str:
+    """The work of the last epoch per second, and the most memory that the device has held."""
+    work = state.history[-1].images_per_second * plan.method.passes(plan.inner)
+    peak = f"  peak {torch.cuda.max_memory_allocated(plan.device) / 1e9:.1f} GB" if plan.device.type == "cuda" else ""
+    return f"  {work:,.0f} forwards/s{peak}"
+
+
+def _train_epoch(
+    state: TrainState, plan: Plan, step: Step, saves: _Saves, stop: Interruption, monitor: Monitor
+) -> None:
     size, count = plan.config.batch_size, plan.batches_per_epoch
     order = epoch_order(len(plan.data.train), plan.config.seed, state.epoch)
+    order = order.pin_memory() if plan.device.type == "cuda" else order  # so that copying indices waits for nothing
     index_batches = list(order.split(size))[state.batch : count]
-    generator = torch.Generator(device=plan.device)
     before, started = state.epoch_seconds, time.perf_counter()
-    saved_at = started
     for x_NCHW, y_N in plan.data.train.batches(index_batches, plan.device):
-        _step(state, plan, x_NCHW, y_N, generator)
+        t = state.epoch + (state.batch + 1) / count
+        lr = learning_rate(plan.config.schedule, plan.peak_lr, t, plan.config.epochs)
+        step(x_NCHW, y_N, state.epoch * count + state.batch, lr)
+        state.batch += 1
+        if state.batch == count and plan.device.type == "cuda":
+            torch.cuda.synchronize(plan.device)  # the epoch's time is the device's
         now = time.perf_counter()
         state.epoch_seconds = before + now - started
         monitor.advance(1)
-        if stop or now - saved_at > SAVE_EVERY_SECONDS:
-            save_state(folder, state.epoch * count + state.batch, state.dump())
-            saved_at = now
+        if stop or saves.age > SAVE_EVERY_SECONDS:
+            saves.save(state, state.epoch * count + state.batch)
         if stop:
             raise InterruptedRun(
-                f"{stop.signal}: stopped in epoch {state.epoch + 1}, state saved in {folder.path}",
+                f"{stop.signal}: stopped in epoch {state.epoch + 1}, state saved in {saves.folder.path}",
                 "the same command continues",
             )
 
 
-def _step(state: TrainState, plan: Plan, x_NCHW: Tensor, y_N: Tensor, generator: torch.Generator) -> None:
-    config, position = plan.config, state.epoch * plan.batches_per_epoch + state.batch
-    seed_everything(config.seed, "step", position)
-    generator.manual_seed(derive(config.seed, "batch", position))
-    x_NCHW = plan.augment(x_NCHW, generator).contiguous(memory_format=torch.channels_last)
-    t = state.epoch + (state.batch + 1) / plan.batches_per_epoch
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(config.schedule, plan.peak_lr, t, config.epochs)
+class _Saves:
+    """When a resume state was last written, and whether the next is due."""
 
-    state.model.train()
-    with torch.autocast(plan.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        losses = plan.method.step(state.model, Batch(x_NCHW, y_N, BatchRng(generator)), plan.inner)
-    state.optimizer.zero_grad(set_to_none=True)
-    losses.loss.backward()
-    state.optimizer.step()
-    if state.ema is not None:
-        state.ema.update_parameters(state.model)
-    state.totals += _counts(losses, y_N)
-    state.batch += 1
+    def __init__(self, folder: RunFolder, state: TrainState) -> None:
+        self.folder = folder
+        self._large = sum(parameter.nbytes for parameter in state.model.parameters()) > LARGE_MODEL
+        self._last = time.perf_counter()
 
+    @property
+    def age(self) -> float:
+        """Seconds of work that a kill would cost now."""
+        return time.perf_counter() - self._last
 
-def _counts(losses: Losses, y_N: Tensor) -> Tensor:
-    """One batch's contribution to the epoch's sums, in the order of TOTALS, without a host sync."""
-    n = torch.tensor(float(len(y_N)), device=y_N.device)
-    zero = torch.zeros_like(n)
-    parts = [n, losses.loss.detach() * n]
-    for logits_NK in (losses.clean_logits_NK, losses.adv_logits_NK):
-        seen = logits_NK is not None
-        parts += [(logits_NK.detach().argmax(1) == y_N).sum() if logits_NK is not None else zero, n if seen else zero]
-    return torch.stack([part.double() for part in parts])
+    def save(self, state: TrainState, position: int) -> None:
+        save_state(self.folder, position, state.dump())
+        self._last = time.perf_counter()
+
+    def save_epoch(self, state: TrainState, plan: Plan) -> None:
+        """After every epoch; a large state after short epochs only now and then, and after the last."""
+        if not self._large or self.age > LARGE_MODEL_SECONDS or state.epoch == plan.config.epochs:
+            self.save(state, state.epoch * plan.batches_per_epoch)
 
 
-def _close_epoch(state: TrainState, plan: Plan, folder: RunFolder) -> None:
+def _close_epoch(state: TrainState, plan: Plan, saves: _Saves) -> None:
     """Measure, remember, save: weights first, the resume state last, so that a kill in between repeats the same."""
+    folder = saves.folder
     metrics = _measure(state, plan)
     state.history.append(metrics)
     state.epoch, state.batch, state.epoch_seconds = state.epoch + 1, 0, 0.0
@@ -142,7 +151,7 @@ def _close_epoch(state: TrainState, plan: Plan, folder: RunFolder) -> None:
         save_weights(folder.weights("last"), state.evaluated, plan.spec)
     lines = (line.model_dump_json() for line in state.history)
     atomic_write_text(folder.metrics, "\n".join(lines) + "\n")
-    save_state(folder, state.epoch * plan.batches_per_epoch, state.dump())
+    saves.save_epoch(state, plan)
 
 
 def _best_so_far(state: TrainState) -> EpochMetrics | None:
@@ -174,7 +183,7 @@ def _measure(state: TrainState, plan: Plan) -> EpochMetrics:
     val_clean, val_robust = _accuracies(state.evaluated, plan.data.val, plan) if n_val else (None, None)
     return EpochMetrics(
         epoch=state.epoch + 1,
-        lr=state.optimizer.param_groups[0]["lr"],
+        lr=learning_rate(plan.config.schedule, plan.peak_lr, state.epoch + 1, plan.config.epochs),
         loss=sums["loss"] / sums["images"],
         train_clean_acc=sums["clean_correct"] / sums["clean_seen"] if sums["clean_seen"] else None,
         train_robust_acc=sums["robust_correct"] / sums["robust_seen"] if sums["robust_seen"] else None,
@@ -188,7 +197,12 @@ def _measure(state: TrainState, plan: Plan) -> EpochMetrics:
 
 
 def _accuracies(model: nn.Module, images: Images, plan: Plan) -> tuple[float, float]:
-    """Clean and PGD accuracy in eval mode, float32, with the training attack's steps from a random start."""
+    """Clean and PGD accuracy in eval mode, with the training attack's steps from a random start.
+
+    The attack computes in the run's precision, the verdicts are float32.
+    """
     attack = PGD(steps=plan.inner.steps, rel_step=plan.inner.rel_step)
-    done = evaluate(model, images, plan.inner.threat, [attack], seed=plan.config.seed, device=plan.device)
+    search = Search("bf16" if plan.config.precision == "bf16" else "fp32")
+    settings = Settings(seed=plan.config.seed, batch_size=VALIDATION_BATCH, search=search)
+    done = evaluate(model, images, plan.inner.threat, [attack], settings, device=plan.device)
     return float(done.clean_N.mean()), float(done.robust[attack.name].mean())

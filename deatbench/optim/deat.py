@@ -38,6 +38,8 @@ class DEAT(torch.optim.Optimizer):
             of adding weight_decay · theta to the gradient, as the paper's formula reads.
     """
 
+    capturable = True  # no step waits for the device or moves its state
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
@@ -72,24 +74,22 @@ class DEAT(torch.optim.Optimizer):
 
     def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         gradients = [p.grad for p in params if p.grad is not None]
+        lr, k1 = group["lr"], group["k1"]
         if group["weight_decay"] and group["decoupled"]:
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         elif group["weight_decay"]:
             gradients = list(torch._foreach_add(gradients, params, alpha=group["weight_decay"]))
         before_last = [self._momenta(p)[0] for p in params]
         last = [self._momenta(p)[1] for p in params]
+        current = torch._foreach_lerp(before_last, gradients, 1 - group["k2"])
 
-        current = before_last  # h_t is written over h_{t-2}, which nobody needs any more
-        torch._foreach_mul_(current, group["k2"])
-        torch._foreach_add_(current, gradients, alpha=1 - group["k2"])
-
-        k1 = group["k1"]
         scale = ((1 + k1) ** 2 + k1**2) ** 0.5 if group["normalize"] else 1.0
-        torch._foreach_add_(params, current, alpha=-group["lr"] * (1 + k1) / scale)
-        torch._foreach_add_(params, last, alpha=group["lr"] * k1 / scale)
-        for p in params:
-            state = self.state[p]
-            state["h_before_last"], state["h_last"] = state["h_last"], state["h_before_last"]
+        update = torch._foreach_mul(current, (1 + k1) / scale)
+        torch._foreach_add_(update, last, alpha=-k1 / scale)
+        torch._foreach_mul_(update, lr)  # lr may be a tensor: a captured graph reads its value anew
+        torch._foreach_sub_(params, update)
+        torch._foreach_copy_(before_last, last)  # at fixed addresses, for the same reason
+        torch._foreach_copy_(last, current)
 
     def _momenta(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """(h_{t-2}, h_{t-1}), zero at the start."""

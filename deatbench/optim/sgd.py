@@ -22,5 +22,9 @@ def sgd(
     nesterov: bool = False,
     weight_decay: float = 5e-4,
 ) -> torch.optim.Optimizer:
-    """SGD with momentum and coupled weight decay."""
-    return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, foreach=True)
+    """SGD with momentum and coupled weight decay; on CUDA fused into one kernel, which takes lr as a tensor."""
+    params = list(params)
+    fused = all(isinstance(p, torch.Tensor) and p.is_cuda for p in params)
+    return torch.optim.SGD(
+        params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=fused, foreach=not fused
+    )

@@ -44,7 +44,7 @@ from deatbench.soundness import inspect_model, judge_results
 from deatbench.threats import ThreatModel, make_threat
 
 BATCH_SIZE = {"cpu": 500, "cuda": 4000}
-WORTH_COMPILING = 10**7  # image passes on a GPU from which a minute of compilation pays
+WORTH_COMPILING = 10**12  # image passes on a GPU from which compilation pays
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def evaluate(
     images = data.test if request.n is None else data.test.subset(torch.arange(min(request.n, len(data.test))))
     module = _fitting_module(model, data, images, machine)
     info = _model_info(model, module)
-    settings = _settings(request, attacks, len(images), data.num_classes, machine.device)
+    settings = _settings(request, attacks, threat.norm, len(images), data.num_classes, machine.device)
     sweep = [make_threat(threat.norm, text) for text in request.eps_sweep]
     sweep = [other for other in sweep if other.eps != threat.eps]
     key = _key(model, info, data, threat, attacks, len(images), settings, sweep)
@@ -211,11 +211,11 @@ def _model_info(model: LoadedModel, module: nn.Module) -> ModelInfo:
 
 
 def _settings(
-    request: EvaluationRequest, attacks: Sequence[Attack], n: int, num_classes: int, device: torch.device
+    request: EvaluationRequest, attacks: Sequence[Attack], norm: str, n: int, num_classes: int, device: torch.device
 ) -> Settings:
     compiled = request.compiled
     if compiled is None:
-        members = [member for attack in attacks for member in attack.members()]
+        members = [member for attack in attacks for member in attack.members(norm)]
         passes = n * sum(member.passes(num_classes) * member.runs for member in members)
         compiled = device.type == "cuda" and passes > WORTH_COMPILING
     return Settings(
@@ -244,7 +244,10 @@ def _key(
         "data": data.name,
         "n": n,
         "threat": threat.record().slug,
-        "attacks": [(attack.name, [(part.name, part.params()) for part in attack.members()]) for attack in attacks],
+        "attacks": [
+            (attack.name, [(part.name, part.params(data.num_classes)) for part in attack.members(threat.norm)])
+            for attack in attacks
+        ],
         "engine": [attack.engine.split()[0] for attack in attacks],
         "seed": settings.seed,
         "batch_size": settings.batch_size,

@@ -174,7 +174,7 @@ def _sample_check(
     if not samples.robust or not len(robust):
         return Check("robust sample", Status.SKIPPED, "no image is called robust")
     chosen = np.sort(np.random.default_rng(seed).choice(robust, min(size, len(robust)), replace=False))
-    attack = make_attack(next(iter(samples.robust)).removesuffix("-provisional")).members()[0]
+    attack = make_attack(next(iter(samples.robust)).removesuffix("-provisional")).members(threat.norm)[0]
     done = attack_model(
         module,
         images.subset(torch.from_numpy(chosen)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -63,6 +63,10 @@ class ThreatModel(ABC):
     @abstractmethod
     def distance(self, x_adv_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
         """Norm of the perturbation of each image, shape [N]."""
+
+    def scaled(self, factor: float) -> ThreatModel:
+        """The same norm's ball, `factor` times as large; for searches that pass through other radii."""
+        return replace(self, eps=factor * self.eps)
 
     def record(self) -> Threat:
         """The threat as it stands in records."""

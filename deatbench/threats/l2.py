@@ -53,7 +53,7 @@ class L2(ThreatModel):
             slope_N = size_ND.square().masked_fill(stuck_ND, 0).sum(1)
             missing_N = gap_N - reach_ND.masked_fill(~stuck_ND, 0).sum(1)
             new_N1 = torch.where(slope_N > 0, missing_N / slope_N, t_N1[:, 0]).clamp_min_(0)[:, None]
-            if torch.equal(new_N1, t_N1):
+            if not (new_N1 > t_N1).any():
                 break
             t_N1 = torch.maximum(new_N1, t_N1)
         return down_ND * torch.minimum(room_ND, t_N1 * size_ND)

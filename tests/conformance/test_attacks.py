@@ -63,7 +63,7 @@ MEMBERS = {
     for attack in EXAMPLES
     for member in attack.members()
 }
-OWN = [attack for attack in EXAMPLES if attack.engine == "deatbench" and attack.members() == (attack,)]
+OWN = [attack for attack in EXAMPLES if attack.own and attack.members() == (attack,)]
 pytestmark = pytest.mark.parametrize(
     "threat", [pytest.param(make_threat(norm, EPS.get(norm, "0.5")), id=norm) for norm in THREATS.names()]
 )

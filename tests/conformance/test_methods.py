@@ -17,7 +17,7 @@ from deatbench.optim import OPTIMIZERS
 from deatbench.threats import THREATS, make_threat
 
 pytestmark = pytest.mark.parametrize("name", METHODS.names())
-EPS = {"Linf": "0.1", "L2": "0.7"}
+EPS = {"Linf": "0.1", "L2": "0.7", "L1": "2"}
 
 
 def method_of(name: str) -> Method:

@@ -37,7 +37,7 @@ def direct(model: nn.Module, images: Images, threat: ThreatModel, seed: int, bat
 
 
 def driven(model: nn.Module, images: Images, threat: ThreatModel, seed: int, batch_size: int) -> Evaluation:
-    attack = make_attack("autoattack")
+    attack = make_attack("autoattack").by("reference")
     return evaluate(model, images, threat, [attack], Settings(seed=seed, batch_size=batch_size))
 
 

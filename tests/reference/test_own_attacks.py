@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pyautoattack.fab_projections as published_projections
+import pyautoattack.square as published_square
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from deatbench.attacks import Attack
 from deatbench.attacks.apgd import APGDCE, APGDDLR, APGDT
 from deatbench.attacks.autoattack import STANDARD, Member
 from deatbench.attacks.fab import FABT
+from deatbench.attacks.restarts import all_runs
 from deatbench.attacks.rng import ExampleRng, PublishedRng
 from deatbench.attacks.square import Square
 from deatbench.data import Dataset, Images
@@ -88,7 +90,7 @@ def broken(model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: Threat
 
 
 @pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.parametrize(("norm", "eps"), [("Linf", "0.2"), ("L2", "0.8")])
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", "0.2"), ("L2", "0.8"), ("L1", "2.5")])
 def test_published_draws_give_published_verdicts(
     robust_net: nn.Module, digits: Dataset, name: str, norm: str, eps: str
 ) -> None:
@@ -118,7 +120,7 @@ def test_own_draws_do_not_depend_on_the_batch(robust_net: nn.Module, digits: Dat
     assert verdicts(7) == verdicts(len(indices))
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 @given(data=st.data())
 @settings(deadline=None, max_examples=60)
 def test_moves_to_a_hyperplane_are_the_published_projections(norm: str, data: st.DataObject) -> None:
@@ -153,3 +155,65 @@ def test_published_settings_on_published_networks(
     found = own(published.module, x_NCHW, y_N, threat, PublishedRng(0))
     args = (x_NCHW, y_N, threat)
     assert broken(published.module, found, *args) == broken(published.module, expected, *args)
+
+
+L1_NETS = [
+    ("abc_resnet2b", "3"),
+    ("sdp_cifar_cnn_a_adv", "6"),
+    ("kw_scaled_cifar_small_8px", "12"),
+]  # both outcomes occur
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("member", ["apgd-ce", "apgd-t", "fab-t"])
+@pytest.mark.parametrize(("net", "eps"), L1_NETS)
+def test_published_settings_in_l1_on_published_networks(
+    published_nets: dict[str, PublishedNet], cifar10_test: Images, member: str, net: str, eps: str
+) -> None:
+    """On pixels k / 256. There float32 holds x + (y - x) and its way back to x exactly.
+
+    Elsewhere the published code counts what rounding leaves of a change taken back whole as a changed pixel, and the
+    width of its steps follows that count; ours leaves nothing.
+    """
+    model, threat = published_nets[net].module, make_threat("L1", eps)
+    ((x_NCHW, y_N),) = cifar10_test.batches([torch.arange(96)], CPU)
+    x_NCHW = (x_NCHW * 255).round() / 256
+    with torch.no_grad():
+        kept_N = model(x_NCHW).argmax(1) == y_N
+    x_NCHW, y_N = x_NCHW[kept_N], y_N[kept_N]
+    own = {"apgd-ce": APGDCE(restarts=5, large_reps=True), "apgd-t": APGDT(targets=5, large_reps=True)}
+    expected = Member(member, "standard", "L1")(model, x_NCHW, y_N, threat, PublishedRng(0))
+    found = all_runs(own.get(member, FABT()), model, x_NCHW, y_N, threat, PublishedRng(0))
+    verdicts = broken(model, found, x_NCHW, y_N, threat)
+    assert verdicts == broken(model, expected, x_NCHW, y_N, threat)
+    assert 0 < sum(verdicts) < len(verdicts)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("net", "eps"), L1_NETS)
+def test_square_in_l1_on_published_networks(
+    published_nets: dict[str, PublishedNet], cifar10_test: Images, monkeypatch: pytest.MonkeyPatch, net: str, eps: str
+) -> None:
+    """With the exact projection on both sides.
+
+    Square divides what a window holds by its length: where the published projection leaves rounding errors in an
+    emptied window, these become a change of full length. One image that then ends sooner moves all later draws of its
+    batch.
+    """
+    model, threat = published_nets[net].module, make_threat("L1", eps)
+
+    def exact(x: Tensor, change: Tensor, radius: float) -> Tensor:
+        return threat.scaled(radius / threat.eps).project(x + change, x) - (x + change)
+
+    monkeypatch.setattr(published_square, "L1_projection", exact)
+    x_NCHW, y_N = correct(model, cifar10_test, 48)
+    theirs = SquareAttack(
+        Fresh(model), norm="L1", n_queries=1000, eps=threat.eps, seed=SEED, device=CPU, resc_schedule=False
+    )
+    with torch.random.fork_rng(devices=[]):
+        expected = broken(model, theirs.perturb(x_NCHW, y_N), x_NCHW, y_N, threat)
+    found = broken(model, Square(queries=1000)(model, x_NCHW, y_N, threat, PublishedRng(SEED)), x_NCHW, y_N, threat)
+    assert sum(a != b for a, b in zip(found, expected, strict=True)) <= 2
+    assert 0 < sum(found) < len(found)

@@ -1,0 +1,121 @@
+"""A training step at fixed addresses: inputs and random draws are written into buffers that a CUDA graph reads.
+
+Random numbers are drawn outside the graph, in the order and from the generator of the step that was recorded, so that
+a replayed step sees the same numbers as one that runs freely.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from deatbench.attacks.rng import BatchRng
+from deatbench.errors import DeatbenchError
+from deatbench.methods.base import Batch
+
+Draw = tuple[Literal["uniform", "normal"], Tensor]
+
+
+class RecordingRng(BatchRng):
+    """Draws as BatchRng does and remembers what was asked for, each with a buffer of its own."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__(generator)
+        self.draws: list[Draw] = []
+
+    def uniform(self, like_NCHW: Tensor) -> Tensor:
+        self.draws.append(("uniform", torch.empty_like(like_NCHW)))
+        return super().uniform(like_NCHW)
+
+    def normal(self, like_NCHW: Tensor) -> Tensor:
+        self.draws.append(("normal", torch.empty_like(like_NCHW)))
+        return super().normal(like_NCHW)
+
+
+class PlayedRng(BatchRng):
+    """Hands out the buffers of a recording in their order."""
+
+    def __init__(self, draws: list[Draw]) -> None:
+        self._left = iter(draws)
+
+    def uniform(self, like_NCHW: Tensor) -> Tensor:
+        return self._next("uniform", like_NCHW)
+
+    def normal(self, like_NCHW: Tensor) -> Tensor:
+        return self._next("normal", like_NCHW)
+
+    def _next(self, kind: str, like: Tensor) -> Tensor:
+        found, buffer = next(self._left, ("nothing", like))
+        if found != kind or buffer.shape != like.shape:
+            raise DeatbenchError(f"the step draws {kind} {tuple(like.shape)} where it drew {found} before")
+        return buffer
+
+
+class CapturedStep:
+    """`work` on buffers of its own: one CUDA graph; on the CPU the same without a graph.
+
+    `draws` come from a RecordingRng that has seen a step of the same shapes. Capturing runs nothing.
+    """
+
+    def __init__(
+        self, work: Callable[[Batch], None], batch: Batch, draws: list[Draw], stream: torch.cuda.Stream | None
+    ) -> None:
+        self.x_NCHW, self.y_N, self.draws = batch.x_NCHW.clone(), batch.y_N.clone(), draws
+        if stream is None:
+            self._run: Callable[[], None] = lambda: work(Batch(self.x_NCHW, self.y_N, PlayedRng(draws)))
+            return
+        graph = torch.cuda.CUDAGraph()
+        with _no_collection(), torch.cuda.graph(graph, stream=stream):
+            work(Batch(self.x_NCHW, self.y_N, PlayedRng(draws)))
+        self._run = graph.replay
+
+    def fits(self, x_NCHW: Tensor) -> bool:
+        """Whether it was captured for batches of this shape."""
+        return x_NCHW.shape == self.x_NCHW.shape
+
+    def replay(self, x_NCHW: Tensor, y_N: Tensor, generator: torch.Generator) -> None:
+        """One step on this batch, its random numbers from `generator`."""
+        self.x_NCHW.copy_(x_NCHW)
+        self.y_N.copy_(y_N)
+        for kind, buffer in self.draws:
+            buffer.uniform_(generator=generator) if kind == "uniform" else buffer.normal_(generator=generator)
+        self._run()
+
+
+def capturable(optimizer: torch.optim.Optimizer, cuda: bool) -> bool:
+    """Whether an update reads its learning rate from a tensor and moves no state: else a graph would freeze it."""
+    fused = isinstance(optimizer, torch.optim.SGD) and all(group["fused"] for group in optimizer.param_groups)
+    return not cuda or fused or getattr(optimizer, "capturable", False)
+
+
+@contextmanager
+def stream_of_its_own(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """Graphs are captured off the default stream; warm-up and replay use the same one. None: no CUDA."""
+    if stream is None:
+        yield
+        return
+    outside = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(outside)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        outside.wait_stream(stream)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """The garbage collector may free device memory, which is forbidden while a stream is captured."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

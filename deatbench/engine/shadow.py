@@ -1,0 +1,220 @@
+"""The network that the attack inside training asks: the same function in eval mode, cheaper, no weight gradients.
+
+Batch norm behind a convolution is folded into its weights, elsewhere it is one multiply-add (in bfloat16: torch's own,
+which keeps its constants in float32); weights and activations may be bfloat16 throughout. `refresh` writes the current
+weights into the same memory, so that a captured CUDA graph stays valid; what needs neither folding nor another type
+shares its memory with the network and is never stale.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from deatbench.archs.normalize import Normalize
+
+TENSOR_CORE_CHANNELS = 8  # half-precision convolutions on images of 3 channels are slow; zeros fill them up
+
+
+class _Tracer(fx.Tracer):
+    """Looks into everything but torch's own layers and the normalisation of pixels."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Normalize) or super().is_leaf_module(m, module_qualified_name)
+
+
+class ShadowConv(nn.Module):
+    """A convolution on weights that are written from outside; casts its input, and fills its channels up with zeros."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, bias: bool, channels: int) -> None:
+        super().__init__()
+        out, each, height, width = conv.weight.shape
+        self.fill = max(0, channels - each) if conv.groups == 1 else 0
+        weight = torch.zeros(out, each + self.fill, height, width, dtype=dtype, device=conv.weight.device)
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", torch.zeros(out, dtype=dtype, device=weight.device) if bias else None)
+        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+
+    @property
+    def filled(self) -> Tensor:
+        """The part of the weight that is not constantly zero."""
+        return self.weight[:, : self.weight.shape[1] - self.fill]
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        x_NCHW = x_NCHW.to(self.weight.dtype)
+        if self.fill:
+            x_NCHW = F.pad(x_NCHW, (0, 0, 0, 0, 0, self.fill))
+        return F.conv2d(x_NCHW, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class ShadowNorm(nn.Module):
+    """Batch norm in eval mode as one multiply-add per pixel, its two constants written from outside."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        constants_1C11 = torch.zeros_like(_there(norm.running_mean))[None, :, None, None]
+        self.register_buffer("scale", constants_1C11.clone())
+        self.register_buffer("shift", constants_1C11.clone())
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, x_NCHW, self.scale)
+
+
+class _Folded:
+    """A batch norm of the network, the convolution in front of it if they are one, and their shadow."""
+
+    def __init__(self, norm: nn.BatchNorm2d, conv: nn.Conv2d | None, shadow: ShadowConv | ShadowNorm) -> None:
+        self.norm, self.conv, self.shadow = norm, conv, shadow
+        self.mean_C, self.var_C = _there(norm.running_mean), _there(norm.running_var)
+        zeros_C = torch.zeros_like(self.mean_C)
+        self.gamma_C = torch.ones_like(zeros_C) if norm.weight is None else norm.weight.detach()
+        self.beta_C = zeros_C if norm.bias is None else norm.bias.detach()
+        self.bias_C = zeros_C if conv is None or conv.bias is None else conv.bias.detach()
+
+    def write(self, scale_C: Tensor, shift_C: Tensor) -> None:
+        """x ↦ scale · (convolution without bias) + shift, into the shadow."""
+        if isinstance(self.shadow, ShadowNorm):
+            self.shadow.scale.copy_(scale_C[None, :, None, None])
+            self.shadow.shift.copy_(shift_C[None, :, None, None])
+        elif self.conv is not None:
+            _there(self.shadow.bias).copy_(shift_C)
+            torch.mul(self.conv.weight.detach(), scale_C[:, None, None, None], out=self.shadow.filled)
+
+
+class AttackForm(nn.Module):
+    """`model` in eval mode: float [0, 1] images [N, C, H, W] → float32 logits [N, K], no weight gradients.
+
+    Args:
+        model: batch norm over channels, any layers that torch.fx can trace; its mode is left alone.
+        dtype: of weights and activations; pixels are normalised in float32 whatever it is.
+        channels: images of fewer channels are filled up with zeros before the first convolution.
+
+    Raises whatever torch.fx raises when it cannot trace the model.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32, channels: int = 0) -> None:
+        super().__init__()
+        root = copy.deepcopy(model).eval().requires_grad_(False)
+        graph = _Tracer().trace(root)
+        self._folded: list[_Folded] = []
+        self._copies: list[tuple[Tensor, Tensor]] = []  # (ours, the network's)
+        _replace_convolutions(root, graph, model, dtype, channels, self._folded, self._copies)
+        if dtype == torch.float32:
+            _replace_norms(root, graph, model, self._folded)
+        _share_or_copy(root, model, dtype, self._copies)
+        self.net = fx.GraphModule(root, graph)
+        self.eval()
+        self.refresh()
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.net(x_NCHW).float()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the network's present weights and running statistics, in place."""
+        if self._copies:
+            torch._foreach_copy_([ours for ours, _ in self._copies], [theirs for _, theirs in self._copies])
+        if not self._folded:
+            return
+        parts = self._folded
+        scales = torch._foreach_add([part.var_C for part in parts], [part.norm.eps for part in parts])
+        torch._foreach_sqrt_(scales)
+        scales = torch._foreach_div([part.gamma_C for part in parts], scales)
+        shifts = torch._foreach_sub([part.bias_C for part in parts], [part.mean_C for part in parts])
+        torch._foreach_mul_(shifts, scales)
+        torch._foreach_add_(shifts, [part.beta_C for part in parts])
+        for part, scale_C, shift_C in zip(parts, scales, shifts, strict=True):
+            part.write(scale_C, shift_C)
+
+
+def worth_a_shadow(model: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether there is anything to gain: batch norm to fold, or another type."""
+    return dtype != torch.float32 or any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+
+
+def _replace_convolutions(
+    root: nn.Module,
+    graph: fx.Graph,
+    model: nn.Module,
+    dtype: torch.dtype,
+    channels: int,
+    folded: list[_Folded],
+    copies: list[tuple[Tensor, Tensor]],
+) -> None:
+    """Every convolution that is called once becomes a ShadowConv, with its batch norm where nobody else sees it."""
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    times: dict[str, int] = {}
+    for node in calls:
+        times[str(node.target)] = times.get(str(node.target), 0) + 1
+    for node in calls:
+        conv = model.get_submodule(str(node.target))
+        if type(conv) is not nn.Conv2d or times[str(node.target)] > 1 or conv.padding_mode != "zeros":
+            continue
+        behind = _norm_behind(node, model, times)
+        shadow = ShadowConv(conv, dtype, bias=behind is not None or conv.bias is not None, channels=channels)
+        root.set_submodule(str(node.target), shadow)
+        if behind is None:
+            copies.append((shadow.filled, conv.weight.detach()))
+            if conv.bias is not None:
+                copies.append((_there(shadow.bias), conv.bias.detach()))
+            continue
+        norm = model.get_submodule(str(behind.target))
+        assert isinstance(norm, nn.BatchNorm2d)
+        folded.append(_Folded(norm, conv, shadow))
+        behind.replace_all_uses_with(node)
+        graph.erase_node(behind)
+
+
+def _replace_norms(root: nn.Module, graph: fx.Graph, model: nn.Module, folded: list[_Folded]) -> None:
+    """What batch norm is left becomes a multiply-add; twice as fast on CPUs."""
+    targets = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    for target in targets:
+        norm = model.get_submodule(target)
+        if type(norm) is nn.BatchNorm2d and norm.track_running_stats and targets.count(target) == 1:
+            shadow = ShadowNorm(norm)
+            root.set_submodule(target, shadow)
+            folded.append(_Folded(norm, None, shadow))
+
+
+def _norm_behind(node: fx.Node, model: nn.Module, times: dict[str, int]) -> fx.Node | None:
+    """The batch norm that alone uses the result of `node`, and nothing else."""
+    users = list(node.users)
+    if len(users) != 1 or users[0].op != "call_module" or times[str(users[0].target)] > 1:
+        return None
+    user = users[0]
+    norm = model.get_submodule(str(user.target))
+    return user if type(norm) is nn.BatchNorm2d and norm.track_running_stats else None
+
+
+def _share_or_copy(root: nn.Module, model: nn.Module, dtype: torch.dtype, copies: list[tuple[Tensor, Tensor]]) -> None:
+    """All other weights: the network's own memory where the type agrees, else a copy that `refresh` renews."""
+    for path, part in root.named_modules():
+        if isinstance(part, ShadowConv | ShadowNorm):
+            continue
+        source = model.get_submodule(path)
+        exact = isinstance(part, Normalize | nn.modules.batchnorm._BatchNorm)
+        for name, theirs in (*source.named_parameters(recurse=False), *source.named_buffers(recurse=False)):
+            theirs = theirs.detach()
+            if not exact and theirs.is_floating_point() and theirs.dtype != dtype:
+                ours = theirs.to(dtype, copy=True)
+                copies.append((ours, theirs))
+            else:
+                ours = theirs
+            if name in part._parameters:
+                part._parameters[name] = nn.Parameter(ours, requires_grad=False)
+            else:
+                part._buffers[name] = ours
+
+
+def _there(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor

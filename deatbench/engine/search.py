@@ -1,6 +1,7 @@
 """The network that attacks search on: the same function, computed cheaper; the network itself decides every verdict.
 
-Batch norm is folded and memory is channels-last; with `precision` tf32, fp16 or bf16 its arithmetic is shorter too.
+Batch norm is folded and memory is channels-last (shadow.py); with `precision` tf32, fp16 or bf16 its arithmetic is
+shorter too. Attacks amplify rounding, so whatever the cheap network finds is asked of the network itself in float32.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.attacks.gradient import SearchForm, cross_entropy, input_gradient
-from deatbench.engine.folding import attack_form
+from deatbench.engine.shadow import TENSOR_CORE_CHANNELS, AttackForm, worth_a_shadow
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 SHORT = {"bf16": torch.bfloat16, "fp16": torch.float16}
+SAME = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.25}  # of the largest logit: the same function?
+PROBE = 32  # images on which that is seen
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,8 @@ class Search:
 
     def form(self, model: nn.Module, x_NCHW: Tensor) -> SearchForm:
         """The network to search on in place of `model`, for images like `x_NCHW`."""
-        cheap = attack_form(model, x_NCHW)
-        if self.precision in SHORT:
-            cheap = _Short(cheap if cheap is not model else copy.deepcopy(model), SHORT[self.precision])
+        dtype = SHORT.get(self.precision, torch.float32)
+        cheap = _shadow(model, x_NCHW[:PROBE], dtype)
         if self.compiled:
             cheap = _compiled(cheap, x_NCHW)
         return SearchForm(cheap, _Strict(model))
@@ -44,6 +46,24 @@ class Search:
     def arithmetic(self) -> AbstractContextManager[None]:
         """Entered around an attack: TF32 on where that is the precision asked for."""
         return float32_arithmetic(tf32=True) if self.precision == "tf32" else nullcontext()
+
+
+def _shadow(model: nn.Module, x_NCHW: Tensor, dtype: torch.dtype) -> nn.Module:
+    """`model` with folded batch norm in `dtype`, or what comes nearest where it cannot be traced or is not the same."""
+    if not worth_a_shadow(model, dtype):
+        return model
+    channels = TENSOR_CORE_CHANNELS if x_NCHW.is_cuda and dtype != torch.float32 else 0
+    try:
+        shadow = AttackForm(model, dtype, channels)
+        with torch.no_grad():
+            expected_NK, found_NK = model(x_NCHW), shadow(x_NCHW)
+    except Exception:  # control flow that depends on data, hooks, or any other thing that fx does not trace
+        same = False
+    else:
+        same = bool((found_NK - expected_NK).abs().max() <= SAME[dtype] * expected_NK.abs().max())
+    if same:
+        return shadow
+    return model if dtype == torch.float32 else _Short(copy.deepcopy(model), dtype)
 
 
 class _Short(nn.Module):
@@ -69,18 +89,39 @@ class _Strict(nn.Module):
             return self.net(x_NCHW)
 
 
+class _Compiled(nn.Module):
+    """A network through torch.compile, which makes code for one batch size: a batch is cut, its rest filled up."""
+
+    size = 512
+
+    def __init__(self, net: nn.Module, x_NCHW: Tensor) -> None:
+        super().__init__()
+        self.net = net
+        self.fast: nn.Module = torch.compile(net, dynamic=False)  # type: ignore[assignment]
+        x_NCHW = self._filled(x_NCHW[: self.size])
+        input_gradient(self.fast, x_NCHW, torch.zeros_like(x_NCHW[:, 0, 0, 0], dtype=torch.long), cross_entropy)
+        with torch.no_grad():
+            self.fast(x_NCHW)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return torch.cat([self._part(part) for part in x_NCHW.split(self.size)])
+
+    def _part(self, part: Tensor) -> Tensor:
+        if 4 * len(part) < self.size:  # filling up would cost more than it gains
+            return self.net(part)
+        return self.fast(self._filled(part))[: len(part)]
+
+    def _filled(self, part: Tensor) -> Tensor:
+        missing = self.size - len(part)
+        return torch.cat((part, part.new_zeros(missing, *part.shape[1:]))) if missing else part
+
+
 def _compiled(net: nn.Module, x_NCHW: Tensor) -> nn.Module:
-    """`net` through torch.compile, for batches of any size; as it is where that fails."""
+    """`net` compiled; as it is where that fails."""
     try:
-        fast: nn.Module = torch.compile(net, dynamic=True)  # type: ignore[assignment]
-        for size in (len(x_NCHW), max(2, len(x_NCHW) // 2)):
-            y_N = torch.zeros(size, dtype=torch.long, device=x_NCHW.device)
-            input_gradient(fast, x_NCHW[:size], y_N, cross_entropy)
-            with torch.no_grad():
-                fast(x_NCHW[:size])
+        return _Compiled(net, x_NCHW)
     except Exception:  # the compiler or the network's code may fail in any way; the search goes on without
         return net
-    return fast
 
 
 class float32_arithmetic:  # noqa: N801 - reads as a statement: `with strict_float32():`

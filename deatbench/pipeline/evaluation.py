@@ -44,7 +44,7 @@ from deatbench.soundness import inspect_model, judge_results
 from deatbench.threats import ThreatModel, make_threat
 
 BATCH_SIZE = {"cpu": 500, "cuda": 4000}
-WORTH_COMPILING = 10**12  # image passes on a GPU from which compilation pays
+WORTH_COMPILING = 10**7  # image passes on a GPU from which half a minute of compilation pays
 
 
 @dataclass(frozen=True)

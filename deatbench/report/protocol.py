@@ -83,7 +83,9 @@ def _engines(records: list[EvaluationRecord]) -> str:
     names: dict[str, set[str]] = {}
     for record in records:
         for attack in record.attacks:
-            names.setdefault(plain(attack.engine), set()).add(plain(attack.name))
+            searched = "" if record.search_precision == "fp32" else f", searching in {record.search_precision}"
+            draws = ", pyautoattack's draws" if record.draws == "published" else ""
+            names.setdefault(plain(attack.engine + searched + draws), set()).add(plain(attack.name))
     parts = [f"{engine}: {', '.join(sorted(attacks, key=place))}" for engine, attacks in sorted(names.items())]
     return "; ".join(parts) + "." if parts else "No attack was run."
 

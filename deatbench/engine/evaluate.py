@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,41 +20,18 @@ from torch import Tensor, nn
 
 from deatbench.attacks import Attack
 from deatbench.attacks.borrow import mode
-from deatbench.attacks.gradient import InterruptedGradient, SearchForm
-from deatbench.attacks.journal import Journal
-from deatbench.attacks.restarts import all_runs
-from deatbench.attacks.rng import ExampleRng, PublishedRng
+from deatbench.attacks.gradient import InterruptedGradient
 from deatbench.data import Images
-from deatbench.data.images import to_unit
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.progress import Outcome, Progress
-from deatbench.engine.search import Search, strict_float32
+from deatbench.engine.search import strict_float32
 from deatbench.engine.shards import Alone
-from deatbench.errors import ConfigError, DeatbenchError, InterruptedRun
+from deatbench.engine.trial import Settings, Trial
+from deatbench.errors import InterruptedRun
 from deatbench.records import AttackResult, wilson_interval
 from deatbench.threats import ThreatModel
 
-Draws = Literal["own", "published"]
-NOTHING_KEPT = np.empty(0, dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How an evaluation is carried out.
-
-    Args:
-        seed: of all random draws.
-        batch_size: rows of work at once: images, or (image, target class) pairs. Changes no verdict of our attacks.
-        search: the arithmetic of our attacks' search.
-        draws: "own" belong to each image; "published" are pyautoattack's, which depend on the batch.
-        keep_images: collect an adversarial image for each broken one.
-    """
-
-    seed: int = 0
-    batch_size: int = 500
-    search: Search = field(default_factory=Search)
-    draws: Draws = "own"
-    keep_images: bool = False
+__all__ = ["Evaluation", "Settings", "evaluate"]
 
 
 @dataclass
@@ -74,21 +50,6 @@ class Evaluation:
     images: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     seconds: float = 0.0
-
-
-class PassCounter(nn.Module):
-    """The model, counting the images that pass through it."""
-
-    def __init__(self, model: nn.Module, monitor: Monitor) -> None:
-        super().__init__()
-        self.model = model
-        self.monitor = monitor
-        self.images = 0
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        self.images += len(x_NCHW)
-        self.monitor.advance(len(x_NCHW))
-        return self.model(x_NCHW)
 
 
 def evaluate(
@@ -111,70 +72,26 @@ def evaluate(
     not done again. Raises ConfigError if images, labels and model do not fit, DeatbenchError on NaN logits,
     InterruptedRun if it is interrupted before an attack or a provisional point is finished.
     """
-    judge = _Judge(
-        model,
-        images,
-        settings or Settings(),
-        torch.device(device),
-        progress or Progress(),
-        shards or Alone(),
-        monitor or Monitor(),
-    )
+    monitor = monitor or Monitor()
+    trial = Trial(model, images, settings or Settings(), torch.device(device), monitor)
+    judge = _Judge(trial, progress or Progress(), shards or Alone(), monitor)
     with strict_float32(), mode(model, training=False):
         return judge.all(threat, attacks, sweep)
-
-
-def check_fit(model: nn.Module, images: Images, device: torch.device) -> int:
-    """The number of classes K, from a forward pass of two images. Raises ConfigError if model and images do not fit."""
-    x_NCHW, _ = next(iter(images.batches([torch.arange(min(2, len(images)))], device)))
-    try:
-        with torch.no_grad(), mode(model, training=False):
-            logits_NK = model(x_NCHW)
-    except Exception as error:  # the model may be anybody's code
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"the model does not take images of shape {tuple(x_NCHW.shape[1:])}: {reason}",
-            "choose the data set it was trained for with --dataset",
-        ) from error
-    if not isinstance(logits_NK, Tensor) or logits_NK.ndim != 2 or len(logits_NK) != len(x_NCHW):
-        found = tuple(logits_NK.shape) if isinstance(logits_NK, Tensor) else type(logits_NK).__name__
-        raise ConfigError(f"the model returned {found} for {len(x_NCHW)} images", "it must return logits [N, K]")
-    num_classes, smallest, largest = logits_NK.shape[1], int(images.labels_N.min()), int(images.labels_N.max())
-    if smallest < 0:
-        raise ConfigError(f"a label is {smallest}: labels count classes from 0", "repair the data set")
-    if largest >= num_classes:
-        raise ConfigError(
-            f"the model has {num_classes} classes, the data set has labels up to {largest}",
-            "choose the data set it was trained for with --dataset",
-        )
-    return num_classes
 
 
 class _Judge:
     """One evaluation in progress."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        images: Images,
-        settings: Settings,
-        device: torch.device,
-        progress: Progress,
-        shards: Alone,
-        monitor: Monitor,
-    ) -> None:
-        self.images, self.settings, self.device = images, settings, device
-        self.progress, self.shards, self.monitor = progress, shards, monitor
-        self.num_classes = check_fit(model, images, device)
-        self.model = PassCounter(model, monitor)
-        self.search: SearchForm | None = None
+    def __init__(self, trial: Trial, progress: Progress, shards: Alone, monitor: Monitor) -> None:
+        self.trial, self.progress, self.shards, self.monitor = trial, progress, shards, monitor
+        self.settings, self.n = trial.settings, len(trial.images)
         self.stages = 0
-        self.at_once = 2**62  # images that fit into memory, known once they did not
+        self.kept: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # per attack: indices and adversarial images
 
     def all(self, threat: ThreatModel, attacks: Sequence[Attack], sweep: Sequence[ThreatModel]) -> Evaluation:
         """Clean images, each attack, the other radii; what is finished when somebody interrupts."""
         started = time.perf_counter()
-        done = Evaluation(np.zeros(len(self.images), dtype=bool))
+        done = Evaluation(np.zeros(self.n, dtype=bool))
         for attack in attacks:
             attack.check(threat)
         try:
@@ -190,15 +107,16 @@ class _Judge:
                 *(attack.name for attack in attacks if attack.name not in done.robust),
                 *["curve"] * bool(sweep),
             )
+        done.images = {name: _joined(parts) for name, parts in self.kept.items()}
         done.seconds = time.perf_counter() - started
         return done
 
     def _clean(self) -> np.ndarray:
         """Which images are classified correctly."""
-        correct_N = np.ones(len(self.images), dtype=bool)
-        self.monitor.start("clean", len(self.images))
-        units = torch.arange(len(self.images)).split(self.settings.batch_size)
-        for unit, outcome in self._outcomes(units, self._misclassified):
+        correct_N = np.ones(self.n, dtype=bool)
+        self.monitor.start("clean", self.n)
+        units = torch.arange(self.n).split(self.settings.batch_size)
+        for unit, outcome in self._outcomes(units, lambda name, indices: self.trial.clean(indices)):
             correct_N[units[unit][outcome.broken_U]] = False
         self.monitor.finish(f"{correct_N.mean():.2%}")
         return correct_N
@@ -209,10 +127,10 @@ class _Judge:
         for member in attack.members(threat.norm):
             name = member.name if member is attack else f"{attack.name}/{member.name}"
             before = float(robust_N.mean())
-            outcomes = list(self._tries(name, member, threat, robust_N, done, attack.name))
+            outcomes = list(self._tries(name, member, threat, robust_N, attack.name))
             result = AttackResult(
                 name=name,
-                params=member.params(self.num_classes),
+                params=member.params(self.trial.num_classes),
                 seed=self.settings.seed,
                 engine=member.engine,
                 robust_before=before,
@@ -228,37 +146,32 @@ class _Judge:
         return robust_N
 
     def _tries(
-        self,
-        title: str,
-        member: Attack,
-        threat: ThreatModel,
-        robust_N: np.ndarray,
-        done: Evaluation | None = None,
-        under: str = "",
+        self, title: str, member: Attack, threat: ThreatModel, robust_N: np.ndarray, under: str = ""
     ) -> Iterator[Outcome]:
-        """`member` and its restarts, each on the survivors; updates `robust_N` and, if given, the images in `done`."""
-        before = robust_N.mean()
-        self.monitor.start(title, float(robust_N.sum()) * member.passes(self.num_classes) * member.runs)
+        """`member` and its restarts, each on the survivors; updates `robust_N`, keeps images `under` a name if any."""
+        before, cost = robust_N.mean(), member.passes(self.trial.num_classes)
+        self.monitor.start(title, float(robust_N.sum()) * cost * member.runs)
+        interrupted = False
         for run in range(member.runs if self.settings.draws == "own" else 1):
             survivors = torch.from_numpy(np.flatnonzero(robust_N))
-            units = survivors.split(self._images_per_unit(member)) if len(survivors) else ()
+            units = survivors.split(self.trial.images_at_once(member)) if len(survivors) else ()
 
             def find(name: str, indices: Tensor, run: int = run) -> Outcome:
-                return self._find(member, run, indices, threat, self.progress.journal(name))
+                return self.trial.attack(member, run, indices, threat, self.progress.journal(name))
 
-            passed = self._images_passed()
+            passed = self.trial.passed
             for unit, outcome in self._outcomes(units, find):
                 broken = units[unit][outcome.broken_U].numpy()
                 robust_N[broken] = False
-                if done is not None and self.settings.keep_images:
-                    _collect(done.images, under, broken, outcome.x_adv)
-                expected = len(units[unit]) * member.passes(self.num_classes)
-                passed, passed_before = self._images_passed(), passed
-                self.monitor.advance(max(0, expected - (passed - passed_before)), _interval(robust_N))
+                if under and len(outcome.x_adv):
+                    self.kept.setdefault(under, []).append((broken, outcome.x_adv))
+                passed, passed_before = self.trial.passed, passed
+                self.monitor.advance(max(0, len(units[unit]) * cost - (passed - passed_before)), _interval(robust_N))
+                interrupted |= outcome.interrupted
                 yield outcome
-                if outcome.interrupted:  # no success is no proof of robustness: soundness flags such a model
-                    self.monitor.note(f"{title}: {InterruptedGradient().message}")
-                    return
+            if interrupted:  # no success is no proof of robustness: soundness flags such a model
+                self.monitor.note(f"{title}: {InterruptedGradient().message}")
+                return
         self.monitor.finish(f"{before:.2%} -> {robust_N.mean():.2%}")
 
     def _curve(
@@ -301,128 +214,21 @@ class _Judge:
             known = self.progress.recall(name)
             if known is not None:
                 return known
-            started, passed = time.perf_counter(), self._images_passed()
+            started, passed = time.perf_counter(), self.trial.passed
             found = work(name, units[unit])
-            seconds, passes = time.perf_counter() - started, self._images_passed() - passed
-            outcome = Outcome(found.broken_U, found.x_adv, seconds, passes, found.interrupted)
+            seconds, passes = time.perf_counter() - started, self.trial.passed - passed
+            outcome = replace(found, seconds=seconds, passes=passes)
             self.progress.keep(name, outcome)
             return outcome
 
         return self.shards.share(stage, len(units), outcome_of)
 
-    def _misclassified(self, name: str, indices: Tensor) -> Outcome:
-        x_NCHW, y_N = self._batch(indices)
-        if not (float(x_NCHW.amin()) >= 0 and float(x_NCHW.amax()) <= 1):
-            raise ConfigError("images lie outside [0, 1]", "normalisation belongs inside the model")
-        logits_NK = self._logits(x_NCHW)
-        if not torch.isfinite(logits_NK).all():
-            raise DeatbenchError("the model returns NaN or infinite logits on clean images")
-        return Outcome((logits_NK.argmax(1) != y_N).cpu().numpy(), NOTHING_KEPT, 0.0, 0)
 
-    def _images_per_unit(self, member: Attack) -> int:
-        if not self._is_ours(member):
-            return self.settings.batch_size  # batches are part of the published code's result
-        return max(1, self.settings.batch_size // member.rows(self.num_classes))
-
-    def _find(self, member: Attack, run: int, indices: Tensor, threat: ThreatModel, journal: Journal) -> Outcome:
-        """Attack the images at `indices`, in smaller pieces where memory does not hold all at once."""
-        try:
-            pieces = list(indices.split(self.at_once))
-            found = [
-                self._try(member, run, piece, threat, journal if len(pieces) == 1 else Journal()) for piece in pieces
-            ]
-        except InterruptedGradient:
-            return Outcome(np.zeros(len(indices), dtype=bool), NOTHING_KEPT, 0.0, 0, interrupted=True)
-        except RuntimeError as error:
-            size = min(len(indices), self.at_once)
-            if not _is_out_of_memory(error) or size == 1:
-                raise
-            if not self._is_ours(member):
-                raise DeatbenchError(f"out of memory at {size} images", "lower --batch-size") from error
-            self.at_once = size // 2
-            self.monitor.note(f"out of memory at {size} images; going on with {self.at_once} at a time")
-        else:
-            return Outcome(
-                np.concatenate([broken_U for broken_U, _ in found]), np.concatenate([x for _, x in found]), 0.0, 0
-            )
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return self._find(member, run, indices, threat, journal)
-
-    def _try(
-        self, member: Attack, run: int, indices: Tensor, threat: ThreatModel, journal: Journal
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(which images broke, an adversarial image for each of these if they are kept)."""
-        x_NCHW, y_N = self._batch(indices)
-        if self.settings.draws == "published" and member.own:
-            x_adv_NCHW = all_runs(member, self.model, x_NCHW, y_N, threat, PublishedRng(self.settings.seed))
-            return self._judged(x_adv_NCHW, x_NCHW, y_N, threat)
-        rng = ExampleRng(self.settings.seed, indices, f"{member.name}/{run}", run)
-        with self.settings.search.arithmetic():
-            x_adv_NCHW = member(self._model_for(member, x_NCHW), x_NCHW, y_N, threat, rng, journal)
-        return self._judged(x_adv_NCHW, x_NCHW, y_N, threat)
-
-    def _judged(
-        self, x_adv_NCHW: Tensor, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel
-    ) -> tuple[np.ndarray, np.ndarray]:
-        broken_U, proofs = self._confirm(x_adv_NCHW.float(), x_NCHW, y_N, threat)
-        return broken_U, proofs.cpu().numpy() if self.settings.keep_images else NOTHING_KEPT
-
-    def _confirm(self, x_adv: Tensor, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel) -> tuple[np.ndarray, Tensor]:
-        """Which adversarial images count, bool [U], and those images. NaN pixels or distances never count."""
-
-        def confirmed(images: Tensor) -> Tensor:
-            inside = threat.distance(images, x_NCHW) <= threat.eps + threat.tolerance
-            in_range = ((images >= 0) & (images <= 1)).flatten(1).all(1)
-            return inside & in_range & (self._logits(images).argmax(1) != y_N)
-
-        counts = confirmed(x_adv)
-        if self.settings.keep_images and counts.any():  # whole pixels are a quarter of the size, if they do as well
-            whole = to_unit((x_adv.nan_to_num() * 255).round().clamp(0, 255).to(torch.uint8))
-            does = counts & confirmed(whole)
-            x_adv = torch.where(does[:, None, None, None], whole, x_adv)
-        return counts.cpu().numpy(), x_adv[counts]
-
-    def _is_ours(self, member: Attack) -> bool:
-        return member.own and self.settings.draws == "own"
-
-    def _model_for(self, member: Attack, x_NCHW: Tensor) -> nn.Module:
-        """Published code and draws get the model itself, our own attacks its cheaper form."""
-        if not self._is_ours(member):
-            return self.model
-        if self.search is None:
-            form = self.settings.search.form(self.model.model, x_NCHW)
-            form.cheap = PassCounter(form.cheap, self.monitor)
-            form.exact = PassCounter(form.exact, self.monitor)
-            self.search = form
-        return self.search
-
-    def _images_passed(self) -> int:
-        counters = [self.model, *(part for part in self.search.children())] if self.search else [self.model]
-        return sum(counter.images for counter in counters if isinstance(counter, PassCounter))
-
-    def _logits(self, x_NCHW: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.model(x_NCHW)
-
-    def _batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return next(iter(self.images.batches([indices], self.device)))
-
-
-def _collect(
-    images: dict[str, tuple[np.ndarray, np.ndarray]], name: str, broken: np.ndarray, x_adv: np.ndarray
-) -> None:
-    if name in images:
-        broken, x_adv = np.concatenate([images[name][0], broken]), np.concatenate([images[name][1], x_adv])
-    images[name] = (broken, x_adv)
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([indices for indices, _ in parts]), np.concatenate([images for _, images in parts])
 
 
 def _interval(robust_N: np.ndarray) -> str:
     """How many stand, as a share with its 95 % interval."""
     low, high = wilson_interval(int(robust_N.sum()), len(robust_N))
     return f"{robust_N.sum()} stand, {robust_N.mean():.1%} [{low:.1%}, {high:.1%}]"
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch could not allocate: its own exception on a GPU, a plain RuntimeError on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)

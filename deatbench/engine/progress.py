@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -39,8 +40,8 @@ class Outcome:
 
     broken_U: np.ndarray
     x_adv: np.ndarray
-    seconds: float
-    passes: int
+    seconds: float = 0.0
+    passes: int = 0
     interrupted: bool = False
 
 
@@ -65,13 +66,12 @@ class SavedProgress(Progress):
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         """Raises ConfigError if the folder's progress is of another evaluation or another version of the code."""
         self.folder = folder
-        written = json.dumps({"layout": LAYOUT, **key}, indent=1, sort_keys=True) + "\n"
+        self.key = json.dumps({"layout": LAYOUT, **key}, indent=1, sort_keys=True) + "\n"
         path = folder / "key.json"
         if not path.exists():
-            atomic_write_text(path, written)
             return
         found = parse_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
-        asked = parse_json(written, "key")
+        asked = parse_json(self.key, "key")
         if found != asked:
             keys = found.keys() | asked.keys() if isinstance(found, dict) else ()
             parts = ", ".join(sorted(name for name in keys if found.get(name) != asked.get(name)))
@@ -97,11 +97,17 @@ class SavedProgress(Progress):
     def keep(self, unit: str, outcome: Outcome) -> None:
         figures = np.array([outcome.seconds, outcome.passes, outcome.interrupted], dtype=np.float64)
         parts = {"broken": outcome.broken_U, "x_adv": outcome.x_adv, "figures": figures}
-        atomic_write_bytes(self._path(unit), safetensors.numpy.save(parts))
+        self.write(self._path(unit), safetensors.numpy.save(parts))
         self._place(unit).unlink(missing_ok=True)
 
     def journal(self, unit: str) -> Journal:
-        return _FileJournal(self._place(unit))
+        return _FileJournal(self, self._place(unit))
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write one of the folder's files; the first one brings the key along."""
+        if not (self.folder / "key.json").exists():
+            atomic_write_text(self.folder / "key.json", self.key)
+        atomic_write_bytes(path, data)
 
     def clear(self) -> None:
         """Forget everything: the evaluation is on record."""
@@ -109,8 +115,9 @@ class SavedProgress(Progress):
 
     @staticmethod
     def forget(folder: Path) -> None:
-        """Remove the progress in `folder`, whatever it is of."""
+        """Remove the progress in `folder`, whatever it is of, and the folder around it if that is empty now."""
         shutil.rmtree(folder, ignore_errors=True)
+        _remove_if_empty(folder.parent)
 
     def _path(self, unit: str) -> Path:
         return self.folder / f"{unit}.safetensors"
@@ -122,8 +129,8 @@ class SavedProgress(Progress):
 class _FileJournal(Journal):
     """Writes the place of a search every few seconds."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, progress: SavedProgress, path: Path) -> None:
+        self.progress, self.path = progress, path
         self.kept_at = time.monotonic()
 
     def recall(self) -> Place | None:
@@ -136,7 +143,7 @@ class _FileJournal(Journal):
         if time.monotonic() - self.kept_at < KEEP_EVERY_SECONDS:
             return
         parts = {name: value.detach().cpu().contiguous().clone() for name, value in place().items()}
-        atomic_write_bytes(self.path, safetensors.torch.save(parts))
+        self.progress.write(self.path, safetensors.torch.save(parts))
         self.kept_at = time.monotonic()
 
 
@@ -151,11 +158,10 @@ def _readable(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold an evaluation's folder for this process; a second one gets ConfigError at once."""
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0)
+    """Hold an evaluation's folder for this process; a second one gets ConfigError at once. Leaves no lock behind."""
+    path = folder.with_name(f"{folder.name}.lock")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock = _acquired(path)
     except Timeout:
         raise ConfigError(f"{folder.name} is being evaluated by another process", "wait for it") from None
     except OSError as error:
@@ -163,4 +169,31 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):  # where an open file cannot be removed it stays
+            path.unlink()
         lock.release()
+        _remove_if_empty(folder.parent)
+
+
+def _acquired(path: Path) -> FileLock:
+    """The lock on `path`. Who held it before may have removed the file meanwhile: a lock on no name holds nobody off.
+
+    Raises Timeout if another process has it.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except FileNotFoundError:  # the folder went with the last evaluation in it
+            continue
+        descriptor = lock._context.lock_file_fd
+        with contextlib.suppress(FileNotFoundError):
+            if descriptor is None or os.path.samestat(os.fstat(descriptor), path.stat()):
+                return lock
+        lock.release()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -17,13 +17,14 @@ from deatbench.attacks.transfer import Transfer
 from deatbench.data import Dataset, Images
 from deatbench.engine.checkpoint import weights_sha256
 from deatbench.engine.environment import environment
-from deatbench.engine.evaluate import Draws, Evaluation, Settings, check_fit
+from deatbench.engine.evaluate import Evaluation, Settings
 from deatbench.engine.evaluate import evaluate as attack_model
 from deatbench.engine.interruption import stopped_by_signals
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.progress import SavedProgress, locked
 from deatbench.engine.search import Precision, Search, strict_float32
 from deatbench.engine.shards import Alone
+from deatbench.engine.trial import Draws, check_fit
 from deatbench.errors import ConfigError, DeatbenchError
 from deatbench.evidence import write_evaluation
 from deatbench.models import LoadedModel

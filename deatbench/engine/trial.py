@@ -1,0 +1,219 @@
+"""One attack on some images: search, confirm, count. What it finds depends on these images alone.
+
+An adversarial image counts only if it is confirmed: inside the ball, inside [0, 1], and misclassified by the model in
+float32. Images that do not fit into memory together are attacked in smaller pieces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deatbench.attacks import Attack
+from deatbench.attacks.borrow import mode
+from deatbench.attacks.gradient import InterruptedGradient, SearchForm
+from deatbench.attacks.journal import Journal
+from deatbench.attacks.restarts import all_runs
+from deatbench.attacks.rng import ExampleRng, PublishedRng
+from deatbench.data import Images
+from deatbench.data.images import to_unit
+from deatbench.engine.monitor import Monitor
+from deatbench.engine.progress import Outcome
+from deatbench.engine.search import Search
+from deatbench.errors import ConfigError, DeatbenchError
+from deatbench.threats import ThreatModel
+
+Draws = Literal["own", "published"]
+NOTHING_KEPT = np.empty(0, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an evaluation is carried out.
+
+    Args:
+        seed: of all random draws.
+        batch_size: rows of work at once: images, or (image, target class) pairs. Changes no verdict of our attacks.
+        search: the arithmetic of our attacks' search.
+        draws: "own" belong to each image; "published" are pyautoattack's, which depend on the batch.
+        keep_images: collect an adversarial image for each broken one.
+    """
+
+    seed: int = 0
+    batch_size: int = 500
+    search: Search = field(default_factory=Search)
+    draws: Draws = "own"
+    keep_images: bool = False
+
+
+class PassCounter(nn.Module):
+    """The model, counting the images that pass through it."""
+
+    def __init__(self, model: nn.Module, monitor: Monitor) -> None:
+        super().__init__()
+        self.model = model
+        self.monitor = monitor
+        self.images = 0
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        self.images += len(x_NCHW)
+        self.monitor.advance(len(x_NCHW))
+        return self.model(x_NCHW)
+
+
+def check_fit(model: nn.Module, images: Images, device: torch.device) -> int:
+    """The number of classes K, from a forward pass of two images. Raises ConfigError if model and images do not fit."""
+    x_NCHW, _ = next(iter(images.batches([torch.arange(min(2, len(images)))], device)))
+    try:
+        with torch.no_grad(), mode(model, training=False):
+            logits_NK = model(x_NCHW)
+    except Exception as error:  # the model may be anybody's code
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"the model does not take images of shape {tuple(x_NCHW.shape[1:])}: {reason}",
+            "choose the data set it was trained for with --dataset",
+        ) from error
+    if not isinstance(logits_NK, Tensor) or logits_NK.ndim != 2 or len(logits_NK) != len(x_NCHW):
+        found = tuple(logits_NK.shape) if isinstance(logits_NK, Tensor) else type(logits_NK).__name__
+        raise ConfigError(f"the model returned {found} for {len(x_NCHW)} images", "it must return logits [N, K]")
+    num_classes, smallest, largest = logits_NK.shape[1], int(images.labels_N.min()), int(images.labels_N.max())
+    if smallest < 0:
+        raise ConfigError(f"a label is {smallest}: labels count classes from 0", "repair the data set")
+    if largest >= num_classes:
+        raise ConfigError(
+            f"the model has {num_classes} classes, the data set has labels up to {largest}",
+            "choose the data set it was trained for with --dataset",
+        )
+    return num_classes
+
+
+class Trial:
+    """Attacks on images of one evaluation.
+
+    Args:
+        model: in eval mode; logits [N, K] for float32 images in [0, 1].
+        images: those that are evaluated; indices below are positions in it.
+        settings: how attacks are carried out.
+        device: where model and attacks compute.
+        monitor: is told of every image that passes through the model.
+
+    Raises ConfigError if images, labels and model do not fit.
+    """
+
+    def __init__(
+        self, model: nn.Module, images: Images, settings: Settings, device: torch.device, monitor: Monitor
+    ) -> None:
+        self.images, self.settings, self.device, self.monitor = images, settings, device, monitor
+        self.num_classes = check_fit(model, images, device)
+        self.model = PassCounter(model, monitor)
+        self.search: SearchForm | None = None
+        self.at_once = 2**62  # images that fit into memory, known once they did not
+
+    def clean(self, indices: Tensor) -> Outcome:
+        """Which of the images at `indices` are misclassified without attack."""
+        x_NCHW, y_N = self._batch(indices)
+        if not (float(x_NCHW.amin()) >= 0 and float(x_NCHW.amax()) <= 1):
+            raise ConfigError("images lie outside [0, 1]", "normalisation belongs inside the model")
+        logits_NK = self._logits(x_NCHW)
+        if not torch.isfinite(logits_NK).all():
+            raise DeatbenchError("the model returns NaN or infinite logits on clean images")
+        return Outcome((logits_NK.argmax(1) != y_N).cpu().numpy(), NOTHING_KEPT)
+
+    def images_at_once(self, member: Attack) -> int:
+        """How many images `member` is given at once."""
+        if not self._is_ours(member):
+            return self.settings.batch_size  # batches are part of the published code's result
+        return max(1, self.settings.batch_size // member.rows(self.num_classes))
+
+    @property
+    def passed(self) -> int:
+        """Images that have passed through the model in any form."""
+        counters = [self.model, *self.search.children()] if self.search else [self.model]
+        return sum(counter.images for counter in counters if isinstance(counter, PassCounter))
+
+    def attack(self, member: Attack, run: int, indices: Tensor, threat: ThreatModel, journal: Journal) -> Outcome:
+        """Attack the images at `indices`, in smaller pieces where memory does not hold all at once."""
+        try:
+            pieces = list(indices.split(self.at_once))
+            found = [
+                self._try(member, run, piece, threat, journal if len(pieces) == 1 else Journal()) for piece in pieces
+            ]
+        except InterruptedGradient:
+            return Outcome(np.zeros(len(indices), dtype=bool), NOTHING_KEPT, interrupted=True)
+        except RuntimeError as error:
+            size = min(len(indices), self.at_once)
+            if not _is_out_of_memory(error) or size == 1:
+                raise
+            if not self._is_ours(member):
+                raise DeatbenchError(f"out of memory at {size} images", "lower --batch-size") from error
+            self.at_once = size // 2
+            self.monitor.note(f"out of memory at {size} images; going on with {self.at_once} at a time")
+        else:
+            return Outcome(np.concatenate([broken_U for broken_U, _ in found]), np.concatenate([x for _, x in found]))
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self.attack(member, run, indices, threat, journal)
+
+    def _try(
+        self, member: Attack, run: int, indices: Tensor, threat: ThreatModel, journal: Journal
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(which images broke, an adversarial image for each of these if they are kept)."""
+        x_NCHW, y_N = self._batch(indices)
+        if self.settings.draws == "published" and member.own:
+            x_adv_NCHW = all_runs(member, self.model, x_NCHW, y_N, threat, PublishedRng(self.settings.seed))
+            return self._judged(x_adv_NCHW, x_NCHW, y_N, threat)
+        rng = ExampleRng(self.settings.seed, indices, f"{member.name}/{run}", run)
+        with self.settings.search.arithmetic():
+            x_adv_NCHW = member(self._model_for(member, x_NCHW), x_NCHW, y_N, threat, rng, journal)
+        return self._judged(x_adv_NCHW, x_NCHW, y_N, threat)
+
+    def _judged(
+        self, x_adv_NCHW: Tensor, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel
+    ) -> tuple[np.ndarray, np.ndarray]:
+        broken_U, proofs = self._confirm(x_adv_NCHW.float(), x_NCHW, y_N, threat)
+        return broken_U, proofs.cpu().numpy() if self.settings.keep_images else NOTHING_KEPT
+
+    def _confirm(self, x_adv: Tensor, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel) -> tuple[np.ndarray, Tensor]:
+        """Which adversarial images count, bool [U], and those images. NaN pixels or distances never count."""
+
+        def confirmed(images: Tensor) -> Tensor:
+            inside = threat.distance(images, x_NCHW) <= threat.eps + threat.tolerance
+            in_range = ((images >= 0) & (images <= 1)).flatten(1).all(1)
+            return inside & in_range & (self._logits(images).argmax(1) != y_N)
+
+        counts = confirmed(x_adv)
+        if self.settings.keep_images and counts.any():  # whole pixels are a quarter of the size, if they do as well
+            whole = to_unit((x_adv.nan_to_num() * 255).round().clamp(0, 255).to(torch.uint8))
+            does = counts & confirmed(whole)
+            x_adv = torch.where(does[:, None, None, None], whole, x_adv)
+        return counts.cpu().numpy(), x_adv[counts]
+
+    def _is_ours(self, member: Attack) -> bool:
+        return member.own and self.settings.draws == "own"
+
+    def _model_for(self, member: Attack, x_NCHW: Tensor) -> nn.Module:
+        """Published code and draws get the model itself, our own attacks its cheaper form."""
+        if not self._is_ours(member):
+            return self.model
+        if self.search is None:
+            form = self.settings.search.form(self.model.model, x_NCHW)
+            form.cheap = PassCounter(form.cheap, self.monitor)
+            form.exact = PassCounter(form.exact, self.monitor)
+            self.search = form
+        return self.search
+
+    def _logits(self, x_NCHW: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.model(x_NCHW)
+
+    def _batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return next(iter(self.images.batches([indices], self.device)))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not allocate: its own exception on a GPU, a plain RuntimeError on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)

@@ -59,28 +59,30 @@ class Asked:
 @click.argument("model", required=False)
 @click.option("--dataset", metavar="D", help="Data set; default: the one that the model was trained for.")
 @options.data_dir
-@click.option("--norm", type=options.NORMS, help="Norm of the threat; default: trained for, else Linf.")
-@click.option("--eps", metavar="E", help="Radius such as 8/255; default: the one that the model was trained for.")
-@click.option("--autoattack", is_flag=True, help="Also AutoAttack, version standard.")
-@click.option("--attacks", metavar="LIST", help="Attacks instead of pgd-20,cw-20; `deatbench ls attacks`.")
-@click.option("--eps-sweep", metavar="LIST", help="Also a robustness curve at these radii, such as 2/255,4/255,16/255.")
-@click.option("--surrogate", metavar="MODEL", help="The network that the attack `transfer` makes its images on.")
+@click.option("--norm", type=options.NORMS, help="Norm of the ball; default: the one trained for, else Linf.")
+@click.option("--eps", metavar="E", help="Radius, for pixels in [0, 1], such as 8/255; default: the one trained for.")
+@click.option("--autoattack", is_flag=True, help="Also AutoAttack, the standard version.")
+@click.option("--attacks", metavar="LIST", help="Instead of pgd-20,cw-20; `deatbench ls attacks` lists all.")
+@click.option("--eps-sweep", metavar="LIST", help="More radii, for a robustness curve, such as 2/255,4/255,16/255.")
+@click.option("--surrogate", metavar="MODEL", help="For --attacks transfer: the network its images are made on.")
 @click.option(
-    "--save-adversarials", is_flag=True, help="Keep the adversarial images, so that `verify` proves verdicts."
+    "--save-adversarials",
+    is_flag=True,
+    help="Store the adversarial images: `deatbench verify` then proves broken verdicts.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["fast", "reference"]),
     default="fast",
     show_default=True,
-    help="Whose code runs AutoAttack: ours (fast) or pyautoattack (reference).",
+    help="Whose code runs AutoAttack: fast is ours, reference is pyautoattack.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
     default="fp32",
     show_default=True,
-    help="Of our attacks' search; float32 decides every verdict.",
+    help="Arithmetic in which our attacks search; float32 decides every verdict.",
 )
 @click.option(
     "--compile/--no-compile", "compiled", default=None, help="torch.compile; default: on a GPU where it pays."
@@ -90,19 +92,29 @@ class Asked:
     type=click.Choice(["own", "published"]),
     default="own",
     show_default=True,
-    help="Random numbers of each image, or pyautoattack's: its verdicts one by one, bound to --batch-size.",
+    help="Random numbers: each image's own, or pyautoattack's, for its verdicts one by one at equal --batch-size.",
 )
-@click.option("--n", "--images", "n", type=click.IntRange(min=1), help="First N test images; default: all.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Rows of work at a time; default: 500, on a GPU 4000.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the attacks.")
-@click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True, help="Of a run.")
+@click.option("--n", "--images", "n", type=click.IntRange(min=1), help="The first N test images; default: all.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Images, or (image, target) pairs, at once; default: 500, GPU 4000.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="For the attacks.")
+@click.option(
+    "--checkpoint",
+    type=click.Choice(["best", "last"]),
+    default="best",
+    show_default=True,
+    help="Which weights of a run.",
+)
 @click.option("--arch", metavar="A", help="Architecture of a weight file that does not say it itself.")
 @click.option("--set", "overrides", multiple=True, metavar="arch.KEY=VALUE", help="A parameter of --arch.")
 @options.device
 @options.threads
 @options.home
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the record; default: beside the model.")
-@click.option("--fresh", is_flag=True, help="Forget the progress of an evaluation that was stopped.")
+@click.option("--fresh", is_flag=True, help="Start over instead of continuing a stopped evaluation.")
 @options.as_json
 @click.pass_context
 def evaluate(ctx: click.Context, **given: Any) -> None:
@@ -113,8 +125,7 @@ def evaluate(ctx: click.Context, **given: Any) -> None:
     [0, 1] images), robustbench:Key@cifar10/Linf, or timm:NAME. What a model was trained for is its default data set,
     norm and eps.
 
-    Stopped or killed, the same command continues. Several processes share the work under torchrun:
-    `torchrun --nproc-per-node 4 -m deatbench eval …`.
+    Stopped or killed, the same command continues and ends with the same verdicts.
 
     \b
     Examples:
@@ -122,6 +133,7 @@ def evaluate(ctx: click.Context, **given: Any) -> None:
       deatbench eval ./my.py:net --dataset cifar10 --eps 8/255 --autoattack --n 1000 --json
       deatbench eval net.pt --arch resnet18 --dataset cifar10 --eps 8/255 --attacks pgd-100
       deatbench eval zoo:digits-vgg16-deat-3f2a91-s0 --eps 0.1 --eps-sweep 0.05,0.2 --save-adversarials
+      torchrun --nproc-per-node 4 -m deatbench eval --autoattack --images 1000     (four processes share it)
     """
     from deatbench.engine.shards import shards
     from deatbench.errors import InterruptedRun

@@ -55,6 +55,7 @@ def cli(home: Path, debug: bool) -> None:
       deatbench run --arch vgg16 --method deat       train, attack, publish: the whole way
       deatbench eval --autoattack                    attack the latest model again
       deatbench eval ./my.py:net --dataset cifar10 --eps 8/255 --autoattack
+      deatbench verify RECORD                        re-check what a record claims
       deatbench leaderboard serve                    look at the pages
     """
 

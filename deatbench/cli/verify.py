@@ -17,7 +17,7 @@ from deatbench.cli import options
 @options.data_dir
 @click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True, help="Images at a time.")
 @click.option(
-    "--sample", type=click.IntRange(min=0), default=0, metavar="K", help="Attack K images called robust anew."
+    "--sample", type=click.IntRange(min=0), default=0, metavar="K", help="Also attack K of the images called robust."
 )
 @options.device
 @options.threads
@@ -36,12 +36,16 @@ def verify(
     home: Path,
     as_json: bool,
 ) -> None:
-    """Check an evaluation's record against its model, its images and its stored adversarial images.
+    """Re-check an evaluation's record in one pass, without attacking.
 
-    Each must be what it was when the record was made; every clean verdict must come out again, and every stored
-    image lie in the ball, in [0, 1], and be misclassified. MODEL is as for `deatbench eval`; without it, it is the
-    run or the zoo's model that the record lies beside. That an image is robust cannot be proved: --sample 300 attacks
-    300 of them with a new seed, which bounds the false claims to 1 % if none falls.
+    Model and data set must be those of the record, every clean verdict must come out again, and every stored
+    adversarial image must lie in the ball and in [0, 1] and be misclassified. Broken verdicts without stored images
+    stay unproven (`deatbench eval --save-adversarials` stores them).
+
+    That an image is robust nobody can prove: --sample 300 attacks 300 such images with the record's first attack and
+    a new seed. If none falls, that attack breaks less than 1 % of them all, with 95 % confidence.
+
+    MODEL is as for `deatbench eval`; without it, it is the run or zoo model that the record lies beside.
     Exit code 3 if anything does not hold, 4 if model, images or archive are missing.
 
     \b

@@ -168,7 +168,7 @@ def evaluate(
             curve=_curve(done),
             flags=tuple(flags),
             env=environment(machine.device),
-            search_precision=settings.search.precision,
+            search_precision=settings.search.precision if _searches(attacks, settings) else "fp32",
             draws=settings.draws,
             batch_size=settings.batch_size,
             seconds=round(done.seconds, 2),
@@ -268,6 +268,11 @@ def _record_id(model: LoadedModel, key: dict[str, Any]) -> str:
 
 def _versions(attacks: Sequence[Attack]) -> list[str]:
     return [f"torch {torch.__version__}", *sorted({attack.engine for attack in attacks})]
+
+
+def _searches(attacks: Sequence[Attack], settings: Settings) -> bool:
+    """Whether any attack runs on a search form: published code and published draws ask the network itself."""
+    return settings.draws == "own" and any(attack.own for attack in attacks)
 
 
 def _samples(done: Evaluation) -> Samples:

@@ -174,8 +174,11 @@ def _sample_check(
     robust = np.flatnonzero(np.logical_and.reduce([samples.clean_N(), *map(samples.robust_N, samples.robust)]))
     if not samples.robust or not len(robust):
         return Check("robust sample", Status.SKIPPED, "no image is called robust")
+    first = next(iter(samples.robust)).removesuffix("-provisional")
+    if first == "transfer":
+        return Check("robust sample", Status.SKIPPED, "the record's first attack needs a surrogate")
     chosen = np.sort(np.random.default_rng(seed).choice(robust, min(size, len(robust)), replace=False))
-    attack = make_attack(next(iter(samples.robust)).removesuffix("-provisional")).members(threat.norm)[0]
+    attack = make_attack(first).members(threat.norm)[0]
     done = attack_model(
         module,
         images.subset(torch.from_numpy(chosen)),

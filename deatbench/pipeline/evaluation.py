@@ -168,7 +168,7 @@ def evaluate(
             curve=_curve(done),
             flags=tuple(flags),
             env=environment(machine.device),
-            search_precision=settings.search.precision if _searches(attacks, settings) else "fp32",
+            search_precision=settings.search.precision if _searches(attacks, threat.norm, settings) else "fp32",
             draws=settings.draws,
             batch_size=settings.batch_size,
             seconds=round(done.seconds, 2),
@@ -270,9 +270,9 @@ def _versions(attacks: Sequence[Attack]) -> list[str]:
     return [f"torch {torch.__version__}", *sorted({attack.engine for attack in attacks})]
 
 
-def _searches(attacks: Sequence[Attack], settings: Settings) -> bool:
+def _searches(attacks: Sequence[Attack], norm: str, settings: Settings) -> bool:
     """Whether any attack runs on a search form: published code and published draws ask the network itself."""
-    return settings.draws == "own" and any(attack.own for attack in attacks)
+    return settings.draws == "own" and any(member.own for attack in attacks for member in attack.members(norm))
 
 
 def _samples(done: Evaluation) -> Samples:

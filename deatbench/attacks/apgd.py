@@ -1,7 +1,8 @@
 """APGD: projected gradient ascent that chooses its own step size. APGD-CE, APGD-DLR and targeted APGD-T.
 
 Croce, Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks"
-(arXiv 2003.01690), algorithm 1 and sections 3.2, 4.1. How it steps: apgd_steps.py; in L1, apgd_l1.py.
+(arXiv 2003.01690), algorithm 1 and sections 3.2, 4.1. The ascent: apgd_ascent.py; how
+it steps: apgd_steps.py; in L1, apgd_l1.py.
 
 Ours differs from the published code in cost, not in what it computes: an image leaves the batch as soon as it is
 broken, and all target classes of all images fill one batch together.
@@ -15,13 +16,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from deatbench.attacks.apgd_l1 import SparseSteps, larger_first, start_outside
-from deatbench.attacks.apgd_steps import HalvedSteps, State, StepRule
+from deatbench.attacks.apgd_ascent import Ascent
+from deatbench.attacks.apgd_l1 import larger_first, start_outside
 from deatbench.attacks.base import ATTACKS, Attack
-from deatbench.attacks.gradient import ascent_direction, broken, cross_entropy, margin, margin_to
-from deatbench.attacks.journal import FORGETFUL, Journal, Place
+from deatbench.attacks.gradient import cross_entropy, margin, margin_to
+from deatbench.attacks.journal import FORGETFUL, Journal
 from deatbench.attacks.rng import ExampleRng
-from deatbench.attacks.rows import Rows, first_of_each, per_row, ranked_targets
+from deatbench.attacks.rows import Rows, ranked_targets
 from deatbench.errors import ConfigError
 from deatbench.threats import ThreatModel
 
@@ -114,7 +115,7 @@ class APGD(Attack):
             images = torch.nonzero(standing_N)[:, 0]
             starts = [self._start(x_NCHW[images], threat, rng) for _ in columns]
             rows = Rows.stack(images, targets_NT[images][:, columns], starts)
-            owner, found = _Ascent(self, model, x_NCHW, y_N, threat, rows).run(journal)
+            owner, found = Ascent(self, model, x_NCHW, y_N, threat, rows).run(journal)
             x_adv_NCHW[owner] = found
             standing_N[owner] = False
         return x_adv_NCHW
@@ -131,137 +132,6 @@ class APGD(Attack):
         if not self.targeted:
             return torch.full((len(x_NCHW), 1), -1, device=x_NCHW.device)
         return ranked_targets(model, x_NCHW, self.targets)
-
-
-class _Ascent:
-    """One APGD run over a set of rows."""
-
-    def __init__(
-        self, attack: APGD, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rows: Rows
-    ) -> None:
-        self.attack, self.model, self.ball = attack, model, threat
-        self.x_NCHW, self.y_N = x_NCHW, y_N
-        self.stages = attack.stages()
-        self.rule: StepRule = SparseSteps(attack.large_reps) if threat.norm == "L1" else HalvedSteps(attack.rho)
-        self.broken_owner, self.broken_x = rows.owner_R[:0], x_NCHW[:0]
-        self.stage, self.iteration, self.since_check, self.window = 0, 0, 0, 0
-        self.s = State.at(rows.owner_R, rows.target_R, rows.start_RCHW)
-        self._gather()
-
-    @property
-    def threat(self) -> ThreatModel:
-        """The ball of this stage."""
-        return self.ball.scaled(self.stages[self.stage][0])
-
-    @property
-    def steps(self) -> int:
-        """How many this stage has."""
-        return self.stages[self.stage][1]
-
-    @property
-    def last_stage(self) -> bool:
-        return self.stage + 1 == len(self.stages)
-
-    def run(self, journal: Journal) -> tuple[Tensor, Tensor]:
-        """(indices of the broken images, an adversarial image for each)."""
-        if not self._resumed(journal):
-            self._enter(0)
-        while self._goes_on():
-            self.rule.move(self.s, self.x, self.threat, self.iteration)
-            self._remember(self._look())
-            self.iteration += 1
-            self.since_check += 1
-            if self.since_check == self.window:
-                self._check()
-            journal.keep(self._place)
-        return self.broken_owner, self.broken_x
-
-    def _goes_on(self) -> bool:
-        """Whether there is another step to make; opens the next stage where one ends."""
-        while self.iteration >= self.steps and not self.last_stage:
-            self._enter(self.stage + 1)
-        return self.iteration < self.steps and len(self.s.owner) > 0
-
-    def _enter(self, stage: int) -> None:
-        """Stand at the start of a stage: the rows' start, or the best point of the stage before."""
-        self.stage, self.iteration, self.since_check = stage, 0, 0
-        self.window = self.rule.window(self.steps)
-        start = self.s.x_best
-        if self.attack.large_reps:
-            start = self.threat.project(start, self.x)
-        self.s = State.at(self.s.owner, self.s.target, start)
-        self.rule.begin(self.s, self.x, self.threat)
-        loss_R = self._look()
-        self.s.loss_best_at_check = self.s.loss_best = loss_R
-        self.s.gradient_best = self.s.gradient
-
-    def _check(self) -> None:
-        self.rule.check(self.s, self.x, self.threat, self.window)
-        self.s.loss_best_at_check = self.s.loss_best
-        self.s.rises = torch.zeros_like(self.s.rises)
-        self.since_check, self.window = 0, self.rule.next_window(self.window, self.steps)
-
-    def _place(self) -> Place:
-        counters = torch.tensor([self.stage, self.iteration, self.since_check, self.window])
-        broken = {"broken_owner": self.broken_owner, "broken_x": self.broken_x}
-        return vars(self.s) | broken | {"counters": counters}
-
-    def _resumed(self, journal: Journal) -> bool:
-        """Whether `journal` knew a place to go on from; if so this run stands there."""
-        place = journal.recall()
-        if place is None:
-            return False
-        on = {key: value.to(self.x_NCHW.device) for key, value in place.items()}
-        self.stage, self.iteration, self.since_check, self.window = on.pop("counters").tolist()
-        self.broken_owner, self.broken_x = on.pop("broken_owner"), on.pop("broken_x")
-        self.s = State(**on)
-        self._gather()
-        return True
-
-    def _gather(self) -> None:
-        """The image and the label of each row."""
-        self.x, self.y = self.x_NCHW[self.s.owner], self.y_N[self.s.owner]
-
-    def _look(self) -> Tensor:
-        """Gradient and loss where the rows stand; rows of broken images leave. Returns the losses of the others.
-
-        What lies in a larger ball breaks nothing.
-        """
-        s = self.s
-        s.gradient, loss_R, logits_RK = self._direction()
-        if not self.last_stage:
-            return loss_R
-        broken_R = broken(self.model, s.x_adv, self.y, logits_RK)
-        if broken_R.any():
-            owners, first = first_of_each(s.owner[broken_R])
-            self.broken_owner = torch.cat((self.broken_owner, owners))
-            self.broken_x = torch.cat((self.broken_x, s.x_adv[broken_R][first]))
-            stays_R = ~torch.isin(s.owner, owners)
-            s.keep(stays_R)
-            self._gather()
-            loss_R = loss_R[stays_R]
-        return loss_R
-
-    def _direction(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient, averaged over `eot` passes, and the last pass's losses and logits."""
-        gradient, loss_R, logits_RK = ascent_direction(self.model, self.s.x_adv, self.y, self._loss)
-        for _ in range(self.attack.eot - 1):
-            more, loss_R, logits_RK = ascent_direction(self.model, self.s.x_adv, self.y, self._loss)
-            gradient = gradient + more
-        return gradient / self.attack.eot, loss_R, logits_RK
-
-    def _loss(self, logits_RK: Tensor, y_R: Tensor) -> Tensor:
-        return self.attack.loss(logits_RK, y_R, self.s.target)
-
-    def _remember(self, loss_R: Tensor) -> None:
-        s = self.s
-        s.rises = s.rises + (loss_R > s.loss_before)
-        s.loss_before = loss_R
-        better_R = loss_R > s.loss_best
-        better = per_row(better_R, s.x_adv)
-        s.x_best = torch.where(better, s.x_adv, s.x_best)
-        s.gradient_best = torch.where(better, s.gradient, s.gradient_best)
-        s.loss_best = torch.where(better_R, loss_R, s.loss_best)
 
 
 @ATTACKS.register("apgd-ce")

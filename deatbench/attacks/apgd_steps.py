@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from deatbench.attacks.rows import per_row
+from deatbench.attacks.rows import in_cache, per_row
 from deatbench.threats import ThreatModel
 
 MOMENTUM = 0.75
@@ -63,10 +63,10 @@ class State:
             density=zeros_R,
         )
 
-    def keep(self, mask_R: Tensor) -> None:
-        """Let go of the rows where `mask_R` is False."""
+    def keep(self, rows: Tensor) -> None:
+        """Let go of all rows but these."""
         for part in fields(self):
-            setattr(self, part.name, getattr(self, part.name)[mask_R])
+            setattr(self, part.name, getattr(self, part.name)[rows])
 
     def back_to_best(self, mask_R: Tensor) -> None:
         """Return to the point of the highest loss where `mask_R` is True."""
@@ -117,10 +117,14 @@ class HalvedSteps(StepRule):
     def move(self, s: State, x_RCHW: Tensor, threat: ThreatModel, iteration: int) -> None:
         """Projected ascent, then momentum, projected again."""
         a = MOMENTUM if iteration > 0 else 1.0
-        drift = s.x_adv - s.x_before
-        s.x_before = s.x_adv
-        z = threat.project(threat.ascend(s.x_adv, s.gradient, s.step), x_RCHW)
-        s.x_adv = threat.project(s.x_adv + (z - s.x_adv) * a + drift * (1 - a), x_RCHW)
+
+        def stepped(z: Tensor, before: Tensor, gradient: Tensor, step: Tensor, x: Tensor) -> Tensor:
+            new = threat.project(threat.ascend(z, gradient, step), x)
+            new = new.sub_(z).mul_(a).add_(z).add_((z - before).mul_(1 - a))
+            return threat.project(new, x)
+
+        moved = in_cache(stepped, s.x_adv, s.x_before, s.gradient, s.step, x_RCHW)
+        s.x_before, s.x_adv = s.x_adv, moved
 
     def check(self, s: State, x_RCHW: Tensor, threat: ThreatModel, window: int) -> None:
         """Conditions 1 and 2 of section 3.2: halve the step and return to the best point where either holds."""

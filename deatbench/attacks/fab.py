@@ -22,7 +22,7 @@ from deatbench.attacks.base import ATTACKS, Attack
 from deatbench.attacks.gradient import ascent_direction, broken, margin_to
 from deatbench.attacks.journal import FORGETFUL, Journal, Place
 from deatbench.attacks.rng import ExampleRng
-from deatbench.attacks.rows import Rows, per_row, ranked_targets
+from deatbench.attacks.rows import Rows, in_cache, per_row, ranked_targets
 from deatbench.threats import ThreatModel
 
 
@@ -122,37 +122,45 @@ class Walk:
         return self.found_NCHW
 
     def _iterate(self) -> None:
-        self.z = self._step()
+        self.z = in_cache(self._step, self.z, self.x, self.gradient, self.gap)
         if self.often:
             with torch.no_grad():
                 logits = self.model(self.z)
         else:
             self.gradient, self.gap, logits = self._linearised()
-        adversarial = broken(self.model, self.z, self.y, logits)
-        adversarial = self._let_go(adversarial)
+        crossed = self._let_go(logits)
         if len(self.owner) == 0:
             return
-        stepped_back = self.x + (self.z - self.x) * self.attack.beta
-        self.z = torch.where(per_row(adversarial, self.z), stepped_back, self.z)
-        stale = torch.nonzero(torch.ones_like(adversarial) if self.often else adversarial)[:, 0]
-        if len(stale):
-            self.gradient[stale], self.gap[stale] = self._linearised(stale)[:2]
-        self.often = self.attack.labels_first or 2 * int(adversarial.sum()) > len(self.owner)
+        x = self.x[crossed]
+        self.z[crossed] = x + (self.z[crossed] - x) * self.attack.beta
+        if self.often:
+            self.gradient, self.gap, _ = self._linearised()
+        elif len(crossed):
+            self.gradient[crossed], self.gap[crossed] = self._linearised(crossed)[:2]
+        self.often = self.attack.labels_first or 2 * len(crossed) > len(self.owner)
 
     def _linearised(self, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
         return self.attack.linearise(self.model, self.z[rows], self.y[rows], self.target[rows], self.threat)
 
-    def _let_go(self, adversarial: Tensor) -> Tensor:
-        """Images with an adversarial row within eps leave; returns `adversarial` for the rows that stay."""
+    def _let_go(self, logits: Tensor) -> Tensor:
+        """Images with a row within eps that is adversarial indeed leave; returns the adversarial among those that stay.
+
+        Iterates hover at the boundary all the time: only where it would count is the exact network asked.
+        """
+        adversarial = logits.argmax(1) != self.y
         within = adversarial & (self.threat.distance(self.z, self.x) <= self.threat.eps)
-        if not within.any():
-            return adversarial
-        self.found_NCHW[self.owner[within]] = self.z[within]
-        stays = ~torch.isin(self.owner, self.owner[within])
-        for name in ("owner", "target", "z", "gradient", "gap"):
-            setattr(self, name, getattr(self, name)[stays])
-        self._gather()
-        return adversarial[stays]
+        on, (adversarial, within) = within.device, torch.stack((adversarial, within)).cpu()  # one wait for both
+        rows = torch.nonzero(within)[:, 0].to(on)
+        if len(rows):
+            rows = rows[broken(self.model, self.z[rows], self.y[rows], logits[rows])]
+        if len(rows):
+            self.found_NCHW[self.owner[rows]] = self.z[rows]
+            stays = ~torch.isin(self.owner, self.owner[rows])
+            stay, adversarial = torch.nonzero(stays)[:, 0], adversarial[stays.cpu()]
+            for name in ("owner", "target", "z", "gradient", "gap"):
+                setattr(self, name, getattr(self, name)[stay])
+            self._gather()
+        return torch.nonzero(adversarial)[:, 0].to(on)
 
     def _gather(self) -> None:
         """The image and the label of each row."""
@@ -173,15 +181,14 @@ class Walk:
         self._gather()
         return True
 
-    def _step(self) -> Tensor:
+    def _step(self, z: Tensor, x: Tensor, gradient: Tensor, gap: Tensor) -> Tensor:
         """Project iterate and image onto the linearised boundary and go to the overshot mixture of both."""
-        z, x, threat, eta = self.z, self.x, self.threat, self.attack.eta
-        r, shape = len(z), z.shape
-        w = self.gradient.flatten(1)
-        b = (w * z.flatten(1)).sum(1) - self.gap
-        moves = threat.to_hyperplane(torch.cat((z, x)).flatten(1), torch.cat((w, w)), torch.cat((b, b)))
-        lengths = threat.distance(moves, torch.zeros_like(moves)).clamp_min(1e-8)
-        pull_R = (lengths[:r] / (lengths[:r] + lengths[r:])).clamp(0.0, self.attack.alpha_max)
-        pull = per_row(pull_R, z)
-        from_z, from_x = z + eta * moves[:r].view(shape), x + eta * moves[r:].view(shape)
-        return (from_z * (1 - pull) + from_x * pull).clamp(0.0, 1.0)
+        w = gradient.flatten(1)
+        b = (w * z.flatten(1)).sum(1) - gap
+        moves = self.threat.to_hyperplane(torch.cat((z, x)).flatten(1), torch.cat((w, w)), torch.cat((b, b)))
+        from_z_R, from_x_R = self.threat.distance(moves, torch.zeros_like(moves)).clamp_min(1e-8).view(2, -1)
+        pull = per_row((from_z_R / (from_z_R + from_x_R)).clamp(0.0, self.attack.alpha_max), z)
+        from_z, from_x = moves.mul_(self.attack.eta).view(2, *z.shape)
+        from_z.add_(z).mul_(1 - pull)
+        from_x.add_(x).mul_(pull)
+        return from_z.add_(from_x).clamp_(0.0, 1.0)

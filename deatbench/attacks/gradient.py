@@ -60,10 +60,25 @@ class SearchForm(nn.Module):
 def broken(model: nn.Module, x_RCHW: Tensor, y_R: Tensor, logits_RK: Tensor) -> Tensor:
     """Which rows are misclassified, bool [R]: says `logits_RK`, of a search form confirmed by its exact network."""
     broken_R = logits_RK.argmax(1) != y_R
-    if isinstance(model, SearchForm) and broken_R.any():
-        with torch.no_grad():
-            broken_R[broken_R.clone()] = model.exact(x_RCHW[broken_R]).argmax(1) != y_R[broken_R]
+    if isinstance(model, SearchForm):
+        suspects = torch.nonzero(broken_R)[:, 0]
+        broken_R[suspects] = _exactly(model, x_RCHW, y_R, suspects)
     return broken_R
+
+
+def broken_rows(model: nn.Module, x_RCHW: Tensor, y_R: Tensor, logits_RK: Tensor) -> Tensor:
+    """The positions of the rows that are `broken`; where there are none the device is waited for only once."""
+    rows = torch.nonzero(logits_RK.argmax(1) != y_R)[:, 0]
+    return rows[_exactly(model, x_RCHW, y_R, rows)] if isinstance(model, SearchForm) and len(rows) else rows
+
+
+def _exactly(form: SearchForm, x_RCHW: Tensor, y_R: Tensor, rows: Tensor) -> Tensor:
+    """Which of some rows the exact network misclassifies."""
+    if len(rows) == 0:
+        return torch.zeros_like(rows, dtype=torch.bool)
+    with torch.no_grad():
+        misclassified: Tensor = form.exact(x_RCHW[rows]).argmax(1) != y_R[rows]
+    return misclassified
 
 
 def cross_entropy(logits_NK: Tensor, y_N: Tensor) -> Tensor:

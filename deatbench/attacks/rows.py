@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from deatbench.attacks.gradient import SearchForm
+
+CACHED = 2**17  # pixel values that a CPU works on at once
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,17 @@ class Rows:
 def per_row(values_R: Tensor, like: Tensor) -> Tensor:
     """One number for each row, shaped [R, 1, ..., 1] so that it broadcasts against `like` [R, ...]."""
     return values_R.view(-1, *(1,) * (like.ndim - 1))
+
+
+def in_cache(step: Callable[..., Tensor], *whole: Tensor) -> Tensor:
+    """`step` of tensors [R, ...], row by row the same; on a CPU a few rows at a time: what is in between stays cached.
+
+    `whole[0]` has the rows' full shape.
+    """
+    rows = max(1, CACHED // max(1, whole[0][:1].numel()))
+    if whole[0].device.type != "cpu" or len(whole[0]) <= rows:
+        return step(*whole)
+    return torch.cat([step(*part) for part in zip(*(tensor.split(rows) for tensor in whole), strict=True)])
 
 
 def ranked_targets(model: nn.Module, x_NCHW: Tensor, count: int) -> Tensor:

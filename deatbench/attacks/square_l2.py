@@ -39,8 +39,11 @@ class L2Squares:
                 room += patch[:, :, : room.shape[2], : room.shape[3]]
         return self.bounded(x_NCHW, delta, threat)
 
-    def propose(self, z: Tensor, x: Tensor, u_NP: Tensor, sign_NC: Tensor, side: int, threat: ThreatModel) -> Tensor:
-        """The images with one window's change rebuilt from its own, another window's and the unused budget."""
+    def propose(
+        self, z_AKCHW: Tensor, x_AKCHW: Tensor, u_AKP: Tensor, sign_AKC: Tensor, side: int, threat: ThreatModel
+    ) -> Tensor:
+        """K times each of A images with one window's change rebuilt from its own, another's and the unused budget."""
+        z, x, u_NP, sign_NC = (part.flatten(0, 1) for part in (z_AKCHW, x_AKCHW, u_AKP, sign_AKC))
         delta = z - x
         top, left = corner(u_NP[:, 0], side, z.shape[2]), corner(u_NP[:, 1], side, z.shape[3])
         here = inside(top, left, side, z.shape)
@@ -50,7 +53,7 @@ class L2Squares:
         held = self._length(delta * torch.maximum(here, there))
         fresh = fresh / (_TINY + self._length(fresh)) * self.length_of(self._unused(delta, threat), held, z.shape[1])
         delta = torch.where(here > 0, fresh, torch.where(there > 0, torch.zeros_like(delta), delta))
-        return self.bounded(x, delta, threat)
+        return self.bounded(x, delta, threat).view(z_AKCHW.shape)
 
     def length_of(self, unused_N111: Tensor, held_NC11: Tensor, channels: int) -> Tensor:
         """Length of a channel's new window: its share of the unused budget and what both windows held."""

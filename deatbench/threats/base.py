@@ -79,9 +79,19 @@ def descent(x_ND: Tensor, w_ND: Tensor, b_N: Tensor) -> tuple[Tensor, Tensor, Te
     Moving each coordinate by m in its direction, at most its room, closes the gap by sum of |w|·m.
     """
     gap_N = (w_ND * x_ND).sum(1) - b_N
-    down_ND = -w_ND.sign() * torch.where(gap_N >= 0, 1.0, -1.0)[:, None]
-    room_ND = torch.where(down_ND > 0, 1 - x_ND, x_ND)
+    down_ND = w_ND.sign().mul_(torch.where(gap_N >= 0, -1.0, 1.0)[:, None])
+    room_ND = (down_ND.clamp_min(0.0) - x_ND).abs_()  # 1 - x upward, x downward
     return down_ND, w_ND.abs(), room_ND, gap_N.abs()
+
+
+def have_room(room_ND: Tensor, moved_ND: Tensor) -> Tensor:
+    """1 where a coordinate's room is larger than what it has moved, else 0; as numbers, which cost less than bools."""
+    return (room_ND - moved_ND).sign_().clamp_min_(0.0)
+
+
+def one_of_each(x_NCHW: Tensor) -> Tensor:
+    """One value of each image, shape [N, 1, ..., 1]; for draws that an image needs one of."""
+    return x_NCHW[(slice(None), *(slice(1),) * (x_NCHW.ndim - 1))]
 
 
 THREATS: Registry[type[ThreatModel]] = Registry("norm", "deatbench.threats")

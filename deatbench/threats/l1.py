@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deatbench.threats.base import THREATS, Rng, ThreatModel, descent
+from deatbench.threats.base import THREATS, Rng, ThreatModel, descent, one_of_each
 
 DENSITY = 0.01  # share of the pixel values that a step of plain PGD changes
 SLACK = 2e-7  # how closely the length of a projected change meets eps, as a share of eps
@@ -37,8 +37,8 @@ class L1(ThreatModel):
         """
         place = 2 * rng.uniform(x_NCHW) - 1
         size = -torch.log((1 - place.abs()).clamp_min(_TINY))
-        inward_N = -torch.log((1 - rng.uniform(x_NCHW[:, :1, :1, :1])).clamp_min(_TINY))
-        total_N = size.sum(dim=(1, 2, 3), keepdim=True) + inward_N
+        inward_N = -torch.log((1 - rng.uniform(one_of_each(x_NCHW))).clamp_min(_TINY))
+        total_N = size.sum(dim=tuple(range(1, size.ndim)), keepdim=True) + inward_N
         return (x_NCHW + self.eps * (place.sign() * size / total_N)).clamp_(0.0, 1.0)
 
     def boundary_start(self, x_NCHW: Tensor, rng: Rng) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deatbench.threats.base import NEWTON_STEPS, THREATS, Rng, ThreatModel, descent
+from deatbench.threats.base import NEWTON_STEPS, THREATS, Rng, ThreatModel, descent, have_room, one_of_each
 
 _TINY = 1e-12
 
@@ -23,7 +23,7 @@ class L2(ThreatModel):
     def random_start(self, x_NCHW: Tensor, rng: Rng) -> Tensor:
         """Direction uniform on the sphere, radius eps·u with u uniform on [0, 1)."""
         direction = rng.normal(x_NCHW)
-        radius_N = rng.uniform(x_NCHW[:, :1, :1, :1])
+        radius_N = rng.uniform(one_of_each(x_NCHW))
         unit = direction / _length(direction)
         return (x_NCHW + unit * (self.eps * radius_N)).clamp_(0.0, 1.0)
 
@@ -46,19 +46,19 @@ class L2(ThreatModel):
     def to_hyperplane(self, x_ND: Tensor, w_ND: Tensor, b_N: Tensor) -> Tensor:
         """Every coordinate moves by min(t·|w|, its room); t by Newton's method as for Linf."""
         down_ND, size_ND, room_ND, gap_N = descent(x_ND, w_ND, b_N)
-        reach_ND = size_ND * room_ND
+        reach_ND, square_ND = size_ND * room_ND, size_ND.square()
         t_N1 = torch.zeros_like(gap_N)[:, None]
         for _ in range(NEWTON_STEPS):
-            stuck_ND = room_ND <= t_N1 * size_ND
-            slope_N = size_ND.square().masked_fill(stuck_ND, 0).sum(1)
-            missing_N = gap_N - reach_ND.masked_fill(~stuck_ND, 0).sum(1)
+            free_ND = have_room(room_ND, t_N1 * size_ND)
+            slope_N = (square_ND * free_ND).sum(1)
+            missing_N = gap_N - torch.addcmul(reach_ND, reach_ND, free_ND, value=-1).sum(1)
             new_N1 = torch.where(slope_N > 0, missing_N / slope_N, t_N1[:, 0]).clamp_min_(0)[:, None]
             if not (new_N1 > t_N1).any():
                 break
             t_N1 = torch.maximum(new_N1, t_N1)
-        return down_ND * torch.minimum(room_ND, t_N1 * size_ND)
+        return torch.minimum(room_ND, size_ND.mul_(t_N1), out=room_ND).mul_(down_ND)
 
 
 def _length(delta_NCHW: Tensor) -> Tensor:
-    """L2 norm of each image, shape [N, 1, 1, 1], kept away from 0."""
-    return torch.linalg.vector_norm(delta_NCHW, dim=(1, 2, 3), keepdim=True).clamp_min(_TINY)
+    """L2 norm of each image, shape [N, 1, ..., 1], kept away from 0."""
+    return torch.linalg.vector_norm(delta_NCHW, dim=tuple(range(1, delta_NCHW.ndim)), keepdim=True).clamp_min(_TINY)

@@ -15,7 +15,8 @@ from deatbench.attacks.fab import FABT
 from deatbench.attacks.fab_untargeted import FABUntargeted
 from deatbench.attacks.journal import Journal, Place
 from deatbench.attacks.rng import ExampleRng
-from deatbench.attacks.square import BLOCK, Square
+from deatbench.attacks.square import Square
+from deatbench.attacks.square_search import BLOCK
 from deatbench.data import Dataset
 from deatbench.threats import THREATS, ThreatModel, make_threat
 
@@ -28,8 +29,8 @@ SEARCHES: dict[str, tuple[Attack, tuple[int, ...]]] = {  # and the iterations at
     "apgd-ce-eot": (APGDCE(steps=12, eot=2), (5, 10)),
     "fab-t": (FABT(steps=20, targets=4), (2, 9, 17)),
     "fab": (FABUntargeted(steps=15), (7, 13)),
-    "square": (Square(queries=BLOCK + 30), (40, BLOCK - 1, BLOCK, BLOCK + 4)),
 }
+SQUARE = {"Linf": (9, 30, 41), "L2": (12, 51, 56, 62), "L1": (20, 68, 74, 90)}  # before and behind a new block of draws
 IN_L1 = {
     "apgd-ce-large-reps": (APGDCE(steps=20, large_reps=True), (3, 6, 7, 12, 18)),
     "apgd-t-large-reps": (APGDT(steps=20, targets=3, large_reps=True), (5, 12, 14)),
@@ -38,7 +39,7 @@ CASES = [
     pytest.param(attack, kills, norm, id=f"{name}-{norm}")
     for norm in THREATS.names()
     for name, (attack, kills) in (SEARCHES | (IN_L1 if norm == "L1" else {})).items()
-]
+] + [pytest.param(Square(BLOCK + 150), kills, norm, id=f"square-{norm}") for norm, kills in SQUARE.items()]
 
 
 class Killed(Exception):

@@ -217,3 +217,26 @@ def test_square_in_l1_on_published_networks(
     found = broken(model, Square(queries=1000)(model, x_NCHW, y_N, threat, PublishedRng(SEED)), x_NCHW, y_N, threat)
     assert sum(a != b for a, b in zip(found, expected, strict=True)) <= 2
     assert 0 < sum(found) < len(found)
+
+
+class Exact(nn.Module):
+    """A linear network in float64, so that an image's logits depend on its batch by next to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.randn(64, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return x_NCHW.flatten(1).double() @ self.weight
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_square_walks_the_same_way_however_far_it_looks_ahead(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x_NCHW = Exact(), torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    y_N, threat = net(x_NCHW).argmax(1), make_threat(norm, {"Linf": "0.03", "L2": "0.2", "L1": "1"}[norm])
+    found = []
+    for most in (1, 5, 32):
+        monkeypatch.setattr("deatbench.attacks.square_search.MOST_AHEAD", most)
+        found.append(Square(queries=300)(net, x_NCHW, y_N, threat, ExampleRng(SEED, torch.arange(12), "square/0")))
+    assert all(torch.allclose(images, found[0], rtol=0, atol=1e-6) for images in found)
+    assert 0 < int((net(found[0]).argmax(1) != y_N).sum()) < 12

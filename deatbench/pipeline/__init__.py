@@ -14,9 +14,10 @@ from deatbench.engine.monitor import Monitor
 from deatbench.errors import InterruptedRun
 from deatbench.models.runs import trained_model
 from deatbench.pipeline.configuration import configure
-from deatbench.pipeline.evaluation import EvaluationRequest, evaluate
+from deatbench.pipeline.evaluation import evaluate
 from deatbench.pipeline.machine import Machine
 from deatbench.pipeline.publication import add_to_zoo
+from deatbench.pipeline.request import EvaluationRequest
 from deatbench.pipeline.training import prepare, train
 from deatbench.records import Checkpoint, EvaluationRecord, TrainingRecord, digest_of
 from deatbench.store import RunFolder, read_record, write_record

@@ -63,6 +63,10 @@ class Suite(Attack):
     def own_members(self, norm: str) -> tuple[Attack, ...]:
         """Our own attacks with the published settings."""
 
+    def check(self, threat: ThreatModel) -> None:
+        for member in self.members(threat.norm):
+            member.check(threat)
+
     def passes(self, num_classes: int) -> int:
         return sum(member.passes(num_classes) * member.runs for member in self.members())
 

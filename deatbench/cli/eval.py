@@ -138,8 +138,9 @@ def evaluate(ctx: click.Context, **given: Any) -> None:
     from deatbench.engine.shards import shards
     from deatbench.errors import InterruptedRun
 
-    asked, team = Asked(**given), shards()
-    record, path, interrupted = _measure(ctx, asked, team)
+    asked = Asked(**given)
+    request, team = _request(asked), shards()
+    record, path, interrupted = _measure(ctx, asked, request, team)
     if team.rank == 0:
         print(f"record: {path}", file=sys.stderr)
         _show(record, asked.as_json)
@@ -147,16 +148,14 @@ def evaluate(ctx: click.Context, **given: Any) -> None:
         raise InterruptedRun("evaluation stopped: the record is provisional", "the same command continues")
 
 
-def _measure(ctx: click.Context, asked: Asked, team: Alone) -> tuple[EvaluationRecord, Path, bool]:
+def _measure(
+    ctx: click.Context, asked: Asked, request: EvaluationRequest, team: Alone
+) -> tuple[EvaluationRecord, Path, bool]:
     """(record, where it was written, whether it was interrupted)."""
     from deatbench import pipeline
     from deatbench.cli.machine import data_on_stdout, make_machine
     from deatbench.cli.monitor import make_monitor
-    from deatbench.records import parse_eps
 
-    request = _request(asked)
-    if asked.eps is not None:
-        parse_eps(asked.eps)
     machine = make_machine(ctx, home=asked.home, device=asked.device, data_dir=asked.data_dir, threads=asked.threads)
     with data_on_stdout():
         data = _load_data(asked.dataset, machine) if asked.dataset else None
@@ -182,7 +181,7 @@ def _request(asked: Asked) -> EvaluationRequest:
 
     names = chosen_attacks(asked.attacks, asked.autoattack)
     radii = options.parse_names(asked.eps_sweep)
-    for text in radii:
+    for text in (*radii, *([] if asked.eps is None else [asked.eps])):
         parse_eps(text)
     if ("transfer" in names) != (asked.surrogate is not None):
         raise ConfigError("--attacks transfer and --surrogate MODEL go together", "name both")

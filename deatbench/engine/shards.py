@@ -13,8 +13,12 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from deatbench.errors import ConfigError
+
 T = TypeVar("T")
+MEETING = timedelta(minutes=5)  # for all processes to start
 PATIENCE = timedelta(days=7)  # the others may be at a long unit
+TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what it tells each of its processes
 
 
 class Alone:
@@ -35,7 +39,7 @@ class Shards(Alone):
     """The processes that torchrun started, with gloo between them."""
 
     def __init__(self) -> None:
-        self.store, self.rank, self.count = next(dist.rendezvous("env://"))
+        self.store, self.rank, self.count = next(dist.rendezvous("env://", timeout=MEETING))
         self.store.set_timeout(PATIENCE)
         self.queue = dist.PrefixStore("deatbench", self.store)
         dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.count, timeout=PATIENCE)
@@ -56,5 +60,14 @@ class Shards(Alone):
 
 
 def shards() -> Alone:
-    """The processes that work together: those of torchrun, else this one alone."""
-    return Shards() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Alone()
+    """The processes that work together: those of torchrun, else this one alone. Raises ConfigError if they do not meet.
+
+    A cluster may set some of torchrun's variables on its own: that makes no team.
+    """
+    if not all(os.environ.get(name) for name in TORCHRUN) or os.environ["WORLD_SIZE"] == "1":
+        return Alone()
+    try:
+        return Shards()
+    except (ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        raise ConfigError(f"the processes of torchrun do not meet: {reason}", f"see {', '.join(TORCHRUN)}") from error

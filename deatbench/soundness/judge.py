@@ -39,7 +39,7 @@ def square_beats_whitebox(results: Sequence[AttackResult], n: int) -> Iterator[F
         images = round((result.robust_before - result.robust_after) * n)
         if result.name.endswith(f"/{BLACK_BOX}") and images > BLACK_BOX_GAIN * n and images >= BLACK_BOX_IMAGES:
             points = 100 * images / n
-            message = f"Square fools {points:.1f} points more after all white-box attacks: gradients may be masked"
+            message = f"Square fools {points:.1f} points more after white-box attacks: gradients may be masked"
             yield Flag(code="square_beats_whitebox", message=message)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -16,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 from cli_runs import ROOT, call, environment
+from filelock import FileLock
+from small_nets import write_factories
 from torch import Tensor, nn
 
 from deatbench.attacks import Attack, make_attack
@@ -24,10 +28,9 @@ from deatbench.data import Dataset
 from deatbench.engine import progress as engine_progress
 from deatbench.engine.evaluate import Evaluation, Settings, evaluate
 from deatbench.engine.monitor import Monitor
-from deatbench.engine.progress import SavedProgress
+from deatbench.engine.progress import SavedProgress, locked
 from deatbench.errors import CheckpointError, ConfigError, DeatbenchError, InterruptedRun
 from deatbench.records import EvaluationRecord
-from deatbench.store import read_record
 from deatbench.threats import make_threat
 
 LINF = make_threat("Linf", "0.2")
@@ -120,7 +123,7 @@ CHILD = """
 """
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_with_sigkill_ends_the_same(robust_net: nn.Module, images, tmp_path: Path, kills: int) -> None:  # type: ignore[no-untyped-def]
     torch.save(robust_net.state_dict(), tmp_path / "net.pt")
     values = {"checkout": str(ROOT), "tests": str(ROOT / "tests"), "here": str(Path(__file__).parent)}
@@ -132,7 +135,7 @@ def test_killed_with_sigkill_ends_the_same(robust_net: nn.Module, images, tmp_pa
             assert child.stdout is not None
             assert child.stdout.readline() == "begun\n"
             if killed < kills:
-                time.sleep(dice.uniform(0.0, 0.4 if kills <= 3 else 0.15))
+                time.sleep(dice.uniform(0.0, 0.4 if kills == 1 else 0.15))
                 child.send_signal(signal.SIGKILL)
                 killed += child.wait() == -signal.SIGKILL
             text = child.stdout.read()
@@ -169,7 +172,7 @@ def test_out_of_memory_means_smaller_pieces(robust_net: nn.Module, images) -> No
 
     class Tighten(Monitor):
         def start(self, title: str, total: float) -> None:
-            tight.holds = 60 if title == "clean" else 17
+            tight.holds = 60 if title == "clean" else 40
 
     assert same(evaluate(tight, images, LINF, attacks, settings, monitor=Tighten()), whole)
     tight.holds = 60
@@ -236,64 +239,151 @@ def test_foreign_and_damaged_progress_is_refused(robust_net: nn.Module, images, 
         SavedProgress(folder, KEY)
 
 
-FACTORY = """
-    import torch
-    from small_nets import digits_cnn
-    def net():
-        made = digits_cnn()
-        made.load_state_dict(torch.load({weights!r}, weights_only=True))
-        return made
-"""
+@pytest.fixture
+def model(
+    robust_net: nn.Module, standard_net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, ...]:
+    """Arguments of `eval` for the small robust network."""
+    monkeypatch.chdir(tmp_path)
+    write_factories(tmp_path, robust_net, standard_net)
+    return ("./net.py:net", "--dataset", "digits", "--eps", "0.2", "--images", "60")
+
+
+SHARED = ("--attacks", "pgd-10,apgd-ce", "--batch-size", "15", "--eps-sweep", "0.1", "--json")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def torchrun(count: int, *arguments: str) -> subprocess.Popen[str]:
+    """`torchrun … -m deatbench eval …` in a process group of its own."""
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={count}", "--master-port", str(free_port())]
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "deatbench", "eval", *arguments],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def shared_by(count: int, *arguments: str) -> EvaluationRecord:
+    """What `count` processes find together; they are started as torchrun would, without its own seconds."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    command = [sys.executable, "-m", "deatbench", "eval", *arguments]
+    children = [
+        subprocess.Popen(
+            command,
+            env=environment(RANK=str(rank), **common),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    try:
+        said = [child.communicate(timeout=240) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    assert [child.returncode for child in children] == [0] * count, said
+    assert [bool(out) for out, _ in said] == [rank == 0 for rank in range(count)]  # one process speaks
+    return EvaluationRecord.model_validate_json(said[0][0])
+
+
+def assert_same_findings(record: EvaluationRecord, other: EvaluationRecord) -> None:
+    assert (record.samples, record.metrics, record.curve) == (other.samples, other.metrics, other.curve)
+    assert [part.forward_passes for part in record.attacks] == [part.forward_passes for part in other.attacks]
 
 
 @pytest.fixture
-def model(robust_net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
-    """Arguments of `eval` for the small robust network."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "tests"))
-    torch.save(robust_net.state_dict(), tmp_path / "net.pt")
-    Path("mine.py").write_text(textwrap.dedent(FACTORY).format(weights=str(tmp_path / "net.pt")))
-    return ("./mine.py:net", "--dataset", "digits", "--eps", "0.2", "--images", "60")
+def alone(model: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> EvaluationRecord:
+    """What one process finds."""
+    record = EvaluationRecord.model_validate_json(call(capsys, "eval", *model, *SHARED).out)
+    assert 0 < record.metrics["apgd-ce"].value < 1
+    return record
 
 
-def verdicts(path: Path) -> tuple[object, ...]:
-    record = read_record(path, EvaluationRecord)
-    return record.samples, record.metrics, record.curve
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_shards_reach_the_verdicts_of_one_process(model: tuple[str, ...], alone: EvaluationRecord, count: int) -> None:
+    assert_same_findings(shared_by(count, *model, *SHARED, "--out", "shared"), alone)
+    assert [path.name for path in Path("shared").iterdir()] == [f"{alone.id}.json"]
+    assert not Path("evaluations/.unfinished").exists()
 
 
-def shard(count: int, arguments: tuple[str, ...], out: Path) -> EvaluationRecord:
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={count}", "--master-port", str(29500 + count)]
-    command = [
-        sys.executable,
-        *(launcher if count > 1 else []),
-        "-m",
-        "deatbench",
-        "eval",
-        *arguments,
-        "--out",
-        str(out),
-    ]
-    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
-    done = subprocess.run(
-        command, env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=280, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    (record,) = out.glob("*.json")
-    assert done.stdout.count("apgd-ce") == 1  # one process speaks
-    return read_record(record, EvaluationRecord)
+@pytest.mark.slow
+def test_torchrun_killed_and_started_again(model: tuple[str, ...], alone: EvaluationRecord) -> None:
+    arguments = (*model, *SHARED, "--batch-size", "3", "--out", "shared")
+    killed, dice = 0, random.Random(2)
+    for _ in range(3):
+        team = torchrun(2, *arguments)
+        deadline, enough = time.monotonic() + 100, begun() + dice.randrange(3, 9)
+        while begun() < enough and team.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with contextlib.suppress(ProcessLookupError):  # torchrun and its children
+            os.killpg(team.pid, signal.SIGKILL)
+        killed += team.wait() == -signal.SIGKILL
+        team.communicate()
+        wait_for_lock()
+    assert killed >= 2
+    team = torchrun(2, *arguments)
+    out, err = team.communicate(timeout=240)
+    assert team.returncode == 0, err
+    assert err.count("continuing an evaluation that was stopped") == 1
+    record = EvaluationRecord.model_validate_json(out)
+    assert (record.samples, record.metrics, record.curve) == (alone.samples, alone.metrics, alone.curve)
+    assert not Path("evaluations/.unfinished").exists()
 
 
-@pytest.mark.parametrize("counts", [(1, 2), pytest.param((1, 2, 4), marks=pytest.mark.slow)])
-def test_shards_reach_the_verdicts_of_one_process(
-    model: tuple[str, ...], tmp_path: Path, counts: tuple[int, ...]
+def begun() -> int:
+    return len(list(Path("evaluations/.unfinished").glob("*/*.safetensors")))
+
+
+def wait_for_lock() -> None:
+    """Until the killed processes are gone for good: torchrun puts its children into sessions of their own."""
+    for path in Path("evaluations/.unfinished").glob("*.lock"):
+        with FileLock(path, timeout=60):
+            pass
+
+
+def test_a_finished_or_refused_evaluation_leaves_nothing_unfinished(
+    model: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = (*model, "--attacks", "pgd-10,apgd-ce,fab-t", "--batch-size", "30", "--eps-sweep", "0.1")
-    records = [shard(count, arguments, tmp_path / str(count)) for count in counts]
-    first = records[0]
-    assert 0 < first.metrics["apgd-ce"].value < 1
-    for record in records[1:]:
-        assert (record.samples, record.metrics, record.curve) == (first.samples, first.metrics, first.curve)
-        assert [part.forward_passes for part in record.attacks] == [part.forward_passes for part in first.attacks]
+    arguments = ("eval", *model, "--attacks", "pgd-2", "--images", "8")
+    held = tmp_path / "evaluations" / ".unfinished"
+    with locked(held / "another"):
+        assert call(capsys, *arguments).code == 0
+        assert [path.name for path in held.iterdir()] == ["another.lock"]
+    assert not held.exists()
+    (record,) = (tmp_path / "evaluations").iterdir()
+    with locked(held / record.stem):
+        refused = call(capsys, *arguments)
+        assert refused.code == 2
+        assert "being evaluated by another process" in refused.err
+    assert not held.exists()
+    assert call(capsys, *arguments).code == 0
+
+
+def test_a_lock_whose_file_was_removed_holds_nobody_off(tmp_path: Path) -> None:
+    """Who waits for a lock may get it on a file that its holder has just removed."""
+    folder, path = tmp_path / "state", tmp_path / "state.lock"
+    acquire, stale = FileLock.acquire, []
+
+    def beaten_once(lock: FileLock, *args: object, **kwargs: object) -> object:
+        done = acquire(lock, *args, **kwargs)  # type: ignore[arg-type]
+        if not stale:
+            stale.append(lock)
+            path.unlink()
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileLock, "acquire", beaten_once)
+        with locked(folder):
+            assert path.exists()
+            with pytest.raises(ConfigError, match="another process"), locked(folder):
+                pass
+    assert not path.exists()
 
 
 def test_a_stopped_evaluation_is_provisional_until_it_is_continued(
@@ -321,7 +411,7 @@ def test_a_stopped_evaluation_is_provisional_until_it_is_continued(
     record = json.loads(done.out)
     assert record["metrics"].keys() == {"clean_acc", "pgd-2", "autoattack", "worst_case_acc"}
     assert len(list((tmp_path / "out").glob("*.json"))) == 1
-    assert not list((tmp_path / "evaluations" / ".unfinished").glob("*/"))
+    assert not (tmp_path / "evaluations" / ".unfinished").exists()
 
 
 @pytest.mark.parametrize(

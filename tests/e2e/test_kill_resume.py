@@ -116,8 +116,8 @@ def kill_and_finish(home: Path, instants: random.Random, kills: int) -> RunFolde
     return run(home)
 
 
-def test_killed_twice(undisturbed: RunFolder, tmp_path: Path) -> None:
-    folder = kill_and_finish(tmp_path, random.Random(1), kills=2)
+def test_killed(undisturbed: RunFolder, tmp_path: Path) -> None:
+    folder = kill_and_finish(tmp_path, random.Random(1), kills=1)
     assert outcome(folder) == outcome(undisturbed)
     assert read_record(folder.training, TrainingRecord).resumed >= 1
 
@@ -128,7 +128,8 @@ def test_killed_again_and_again(seed: int, undisturbed: RunFolder, tmp_path: Pat
     assert outcome(kill_and_finish(tmp_path, random.Random(seed), kills=8)) == outcome(undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_commands.py sends SIGTERM to the command itself
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_130(number: signal.Signals, undisturbed: RunFolder, tmp_path: Path) -> None:
     with child(tmp_path) as process:
         wait_for_batches(process, 27)  # the first is the start

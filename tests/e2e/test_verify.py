@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from cli_runs import TINY, call, files
 from records_factory import evaluation, sha
+from small_nets import write_factories
 from torch import Tensor, nn
 
 from deatbench.cli.main import main
@@ -30,17 +31,6 @@ from deatbench.threats import make_threat
 
 N, EPS = 120, 0.2
 MODEL = "./net.py:net"
-NET = """
-import pathlib, safetensors.torch, torch
-from torch import nn
-pathlib.Path("proof").touch()
-def net(name="robust"):
-    net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
-                        nn.Flatten(), nn.Linear(512, 10))
-    net.load_state_dict(safetensors.torch.load_file(f"{name}.safetensors"))
-    return net
-def weak(): return net("weak")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +39,12 @@ def evaluated(
 ) -> tuple[Path, EvaluationRecord]:
     """A folder with two networks, and the record and archive of an evaluation of the robust one."""
     home = tmp_path_factory.mktemp("evaluated")
-    (home / "net.py").write_text(NET)
-    safetensors.torch.save_file(robust_net.state_dict(), home / "robust.safetensors")
-    safetensors.torch.save_file(standard_net.state_dict(), home / "weak.safetensors")
+    write_factories(home, robust_net, standard_net)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         assert main(["eval", MODEL, "--dataset", "digits", "--eps", str(EPS), "--n", str(N), "--save-adversarials",
                      "--attacks", "pgd-10,apgd-ce", "--out", "out"]) == 0  # fmt: skip
-    (home / "proof").unlink()
+    (home / "loaded").unlink()
     return home, read_record(next(home.glob("out/*.json")), EvaluationRecord)
 
 
@@ -86,7 +74,7 @@ def failed(home: Path, record: EvaluationRecord, capsys: pytest.CaptureFixture[s
         errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
         assert len(errors) == bool(names)
         assert all(f"{name}: " in errors[0] for name in names)
-        assert {path.name for path in files(home) - before if "__pycache__" not in path.parts} <= {"proof"}
+        assert {path.name for path in files(home) - before if "__pycache__" not in path.parts} <= {"loaded"}
         return names
 
     return failed
@@ -356,6 +344,14 @@ def test_another_evaluation_s_archive(home: Path, record: EvaluationRecord, fail
 
 def test_another_model_and_another_data_set(home: Path, record: EvaluationRecord, failed) -> None:  # type: ignore[no-untyped-def]
     assert failed("./net.py:weak") == ["model"]
+    weights = home / "robust.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-4] ^= 1  # the last bit of one weight, too little to change a verdict
+    weights.write_bytes(damaged)
+    assert failed() == ["model"]
+    damaged[-4] ^= 1
+    weights.write_bytes(damaged)
+    assert failed() == []
     path, dataset = home / "out" / f"{record.id}.json", record.dataset.model_dump()
     for changes in ({"sha256": sha("other images")}, {"split": "train"}):
         write_record(path, changed(record, dataset=dataset | changes))
@@ -398,7 +394,7 @@ def test_a_stranger_s_record_runs_no_code(
     done = call(capsys, "verify", f"out/{record.id}.json")
     assert done.code == 4
     assert "name it: deatbench verify RECORD MODEL" in done.err
-    assert not (home / "proof").exists()
+    assert not (home / "loaded").exists()
 
 
 @pytest.mark.parametrize(

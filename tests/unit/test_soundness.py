@@ -18,7 +18,7 @@ from deatbench.attacks import make_attack
 from deatbench.data import Dataset, Images
 from deatbench.engine.evaluate import Evaluation, evaluate
 from deatbench.models import LoadedModel
-from deatbench.pipeline import Machine
+from deatbench.pipeline import EvaluationRequest, Machine
 from deatbench.pipeline import evaluate as pipeline_evaluate
 from deatbench.records import AttackResult
 from deatbench.soundness import inspect_model, judge_results
@@ -306,7 +306,7 @@ def test_an_interrupted_gradient_is_reported_not_a_crash(
     model = LoadedModel(Jpeg(standard_net), name="jpeg", arch="jpeg", source="here")
     machine = Machine(Home(tmp_path), CPU)
     threat = make_threat("Linf", "0.031")
-    record = pipeline_evaluate(model, digits, threat, ["pgd-10", "fgsm"], machine, n=16)
+    record = pipeline_evaluate(model, digits, threat, EvaluationRequest(("pgd-10", "fgsm"), n=16), machine).record
     assert [flag.code for flag in record.flags] == ["interrupted_graph", "eps_off"]
     assert record.metrics["pgd-10"] == record.metrics["clean_acc"]
     assert [result.robust_after for result in record.attacks] == [record.metrics["clean_acc"].value] * 2

@@ -77,7 +77,8 @@ def ours(task: Task) -> Outcome:
         members = suite.members(task.threat.norm)
         suite = _Chosen("fast", tuple(_shortened(member, task) for member in members if member.name in task.members))
     search = Search(task.precision, task.compiled)
-    settings = Settings(seed=task.seed, batch_size=task.rows, search=search)
+    workers = torch.get_num_threads() if task.device.type == "cpu" else 1
+    settings = Settings(seed=task.seed, batch_size=task.rows, search=search, workers=workers)
     seconds, done = timed(
         lambda: evaluate(task.module, task.images, task.threat, [suite], settings, device=task.device), task.device
     )

@@ -79,6 +79,10 @@ class APGD(Attack):
         """What stands in the record: which loss is ascended for K classes."""
         raise NotImplementedError
 
+    def check(self, threat: ThreatModel) -> None:
+        if self.large_reps and threat.norm != "L1":
+            raise ConfigError(f"{self.name}: larger radii first are for L1, not {threat.norm}")
+
     def params(self, num_classes: int = 10) -> dict[str, Any]:
         """The hyper-parameters for K classes, with the name of the loss."""
         given = super().params() | {"loss": self.loss_name(num_classes), "targets": self.rows(num_classes)}
@@ -121,11 +125,8 @@ class APGD(Attack):
         return x_adv_NCHW
 
     def _start(self, x_NCHW: Tensor, threat: ThreatModel, rng: ExampleRng) -> Tensor:
-        if not self.large_reps:
-            return threat.boundary_start(x_NCHW, rng)
-        if threat.norm != "L1":
-            raise ConfigError(f"{self.name}: larger radii first are for L1, not {threat.norm}")
-        return start_outside(x_NCHW, threat, rng)
+        self.check(threat)
+        return start_outside(x_NCHW, threat, rng) if self.large_reps else threat.boundary_start(x_NCHW, rng)
 
     def _targets(self, model: nn.Module, x_NCHW: Tensor) -> Tensor:
         """Target classes of each image, [N, T]; one column of -1 for the untargeted losses."""

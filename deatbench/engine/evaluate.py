@@ -27,6 +27,7 @@ from deatbench.engine.progress import Outcome, Progress
 from deatbench.engine.search import strict_float32
 from deatbench.engine.shards import Alone
 from deatbench.engine.trial import Settings, Trial
+from deatbench.engine.workers import Workers
 from deatbench.errors import InterruptedRun
 from deatbench.records import AttackResult, wilson_interval
 from deatbench.threats import ThreatModel
@@ -85,6 +86,7 @@ class _Judge:
     def __init__(self, trial: Trial, progress: Progress, shards: Alone, monitor: Monitor) -> None:
         self.trial, self.progress, self.shards, self.monitor = trial, progress, shards, monitor
         self.settings, self.n = trial.settings, len(trial.images)
+        self.workers = Workers(trial.settings.workers)
         self.stages = 0
         self.kept: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # per attack: indices and adversarial images
 
@@ -116,7 +118,7 @@ class _Judge:
         correct_N = np.ones(self.n, dtype=bool)
         self.monitor.start("clean", self.n)
         units = torch.arange(self.n).split(self.settings.batch_size)
-        for unit, outcome in self._outcomes(units, lambda name, indices: self.trial.clean(indices)):
+        for unit, outcome, _ in self._outcomes(units, lambda name, indices: self.trial.clean(indices), self.shards):
             correct_N[units[unit][outcome.broken_U]] = False
         self.monitor.finish(f"{correct_N.mean():.2%}")
         return correct_N
@@ -154,19 +156,19 @@ class _Judge:
         interrupted = False
         for run in range(member.runs if self.settings.draws == "own" else 1):
             survivors = torch.from_numpy(np.flatnonzero(robust_N))
-            units = survivors.split(self.trial.images_at_once(member)) if len(survivors) else ()
+            units = self.trial.units(member, survivors)
+            team = self.workers if self.trial.parallel(member) else self.shards
 
-            def find(name: str, indices: Tensor, run: int = run) -> Outcome:
-                return self.trial.attack(member, run, indices, threat, self.progress.journal(name))
+            def find(name: str, indices: Tensor, run: int = run, team: Alone = team) -> Outcome:
+                journal = team.heeded_by(self.progress.journal(name))
+                return self.trial.attack(member, run, indices, threat, journal)
 
-            passed = self.trial.passed
-            for unit, outcome in self._outcomes(units, find):
+            for unit, outcome, left in self._outcomes(units, find, team, cost):
                 broken = units[unit][outcome.broken_U].numpy()
                 robust_N[broken] = False
                 if under and len(outcome.x_adv):
                     self.kept.setdefault(under, []).append((broken, outcome.x_adv))
-                passed, passed_before = self.trial.passed, passed
-                self.monitor.advance(max(0, len(units[unit]) * cost - (passed - passed_before)), _interval(robust_N))
+                self.monitor.advance(left, _interval(robust_N))
                 interrupted |= outcome.interrupted
                 yield outcome
             if interrupted:  # no success is no proof of robustness: soundness flags such a model
@@ -203,9 +205,13 @@ class _Judge:
         return robust_N
 
     def _outcomes(
-        self, units: Sequence[Tensor], work: Callable[[str, Tensor], Outcome]
-    ) -> Iterator[tuple[int, Outcome]]:
-        """The outcomes of one stage's units: recalled, or worked out here or by another process, then kept."""
+        self, units: Sequence[Tensor], work: Callable[[str, Tensor], Outcome], team: Alone, cost: int = 1
+    ) -> Iterator[tuple[int, Outcome, int]]:
+        """The outcomes of one stage's units: recalled, or worked out by some of the team, then kept.
+
+        `cost` are the passes that an image is expected to take; the third value are those that nobody here has made.
+        """
+        left: dict[int, int] = {}
         stage = f"{self.stages:03}"
         self.stages += 1
 
@@ -219,9 +225,11 @@ class _Judge:
             seconds, passes = time.perf_counter() - started, self.trial.passed - passed
             outcome = replace(found, seconds=seconds, passes=passes)
             self.progress.keep(name, outcome)
+            left[unit] = max(0, len(units[unit]) * cost - passes)
             return outcome
 
-        return self.shards.share(stage, len(units), outcome_of)
+        for unit, outcome in team.share(stage, len(units), outcome_of):
+            yield unit, outcome, left.pop(unit, len(units[unit]) * cost)
 
 
 def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

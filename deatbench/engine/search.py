@@ -35,10 +35,13 @@ class Search:
     precision: Precision = "fp32"
     compiled: bool = False
 
-    def form(self, model: nn.Module, x_NCHW: Tensor) -> SearchForm:
-        """The network to search on in place of `model`, for images like `x_NCHW`."""
+    def form(self, model: nn.Module, x_NCHW: Tensor, *, always: bool = False) -> SearchForm:
+        """The network to search on in place of `model`, for images like `x_NCHW`; `model` where nothing is gained.
+
+        A shadow is free of `model`'s code and state; `always` asks for one for that reason alone.
+        """
         dtype = SHORT.get(self.precision, torch.float32)
-        cheap = _shadow(model, x_NCHW[:PROBE], dtype)
+        cheap = _shadow(model, x_NCHW[:PROBE], dtype) if always or worth_a_shadow(model, dtype) else model
         if self.compiled:
             cheap = _compiled(cheap, x_NCHW)
         return SearchForm(cheap, _Strict(model))
@@ -50,8 +53,6 @@ class Search:
 
 def _shadow(model: nn.Module, x_NCHW: Tensor, dtype: torch.dtype) -> nn.Module:
     """`model` with folded batch norm in `dtype`, or what comes nearest where it cannot be traced or is not the same."""
-    if not worth_a_shadow(model, dtype):
-        return model
     channels = TENSOR_CORE_CHANNELS if x_NCHW.is_cuda and dtype != torch.float32 else 0
     try:
         shadow = AttackForm(model, dtype, channels)

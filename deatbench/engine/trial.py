@@ -6,8 +6,11 @@ float32. Images that do not fit into memory together are attacked in smaller pie
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,11 +26,13 @@ from deatbench.data import Images
 from deatbench.data.images import to_unit
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.progress import Outcome
-from deatbench.engine.search import Search
+from deatbench.engine.search import PROBE, Search
+from deatbench.engine.shadow import AttackForm
 from deatbench.errors import ConfigError, DeatbenchError
 from deatbench.threats import ThreatModel
 
 Draws = Literal["own", "published"]
+FEWEST = 16  # images of a unit, below which a batch is too small to be worth a unit of its own
 NOTHING_KEPT = np.empty(0, dtype=np.float32)
 
 
@@ -41,6 +46,7 @@ class Settings:
         search: the arithmetic of our attacks' search.
         draws: "own" belong to each image; "published" are pyautoattack's, which depend on the batch.
         keep_images: collect an adversarial image for each broken one.
+        workers: units of our attacks that are worked on at once on the CPU, each on one thread.
     """
 
     seed: int = 0
@@ -48,21 +54,28 @@ class Settings:
     search: Search = field(default_factory=Search)
     draws: Draws = "own"
     keep_images: bool = False
+    workers: int = 1
 
 
 class PassCounter(nn.Module):
-    """The model, counting the images that pass through it."""
+    """The model, counting the images that pass through it, in each thread its own; with a lock, one call at a time."""
 
-    def __init__(self, model: nn.Module, monitor: Monitor) -> None:
+    def __init__(self, model: nn.Module, monitor: Monitor, lock: AbstractContextManager[Any] | None = None) -> None:
         super().__init__()
-        self.model = model
-        self.monitor = monitor
-        self.images = 0
+        self.model, self.monitor = model, monitor
+        self._lock = lock or nullcontext()
+        self._counts = threading.local()
+
+    @property
+    def images(self) -> int:
+        """Images that this thread has passed through the model."""
+        return getattr(self._counts, "images", 0)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        self.images += len(x_NCHW)
+        self._counts.images = self.images + len(x_NCHW)
         self.monitor.advance(len(x_NCHW))
-        return self.model(x_NCHW)
+        with self._lock:
+            return self.model(x_NCHW)
 
 
 def check_fit(model: nn.Module, images: Images, device: torch.device) -> int:
@@ -109,7 +122,8 @@ class Trial:
     ) -> None:
         self.images, self.settings, self.device, self.monitor = images, settings, device, monitor
         self.num_classes = check_fit(model, images, device)
-        self.model = PassCounter(model, monitor)
+        self._lock = threading.Lock()  # the model is anybody's code, which need not stand two calls at once
+        self.model = PassCounter(model, monitor, self._lock)
         self.search: SearchForm | None = None
         self.at_once = 2**62  # images that fit into memory, known once they did not
 
@@ -123,15 +137,27 @@ class Trial:
             raise DeatbenchError("the model returns NaN or infinite logits on clean images")
         return Outcome((logits_NK.argmax(1) != y_N).cpu().numpy(), NOTHING_KEPT)
 
-    def images_at_once(self, member: Attack) -> int:
-        """How many images `member` is given at once."""
+    def units(self, member: Attack, indices: Tensor) -> Sequence[Tensor]:
+        """The images at `indices`, parted as `member` takes them: it gets so many at once."""
+        if not len(indices):
+            return ()
         if not self._is_ours(member):
-            return self.settings.batch_size  # batches are part of the published code's result
-        return max(1, self.settings.batch_size // member.rows(self.num_classes))
+            return indices.split(self.settings.batch_size)  # batches are part of the published code's result
+        size = max(1, self.settings.batch_size // member.rows(self.num_classes))
+        if self.parallel(member):  # work for everybody, also where few images are left
+            size = min(size, max(FEWEST, -(-len(indices) // (2 * self.settings.workers))))
+        return indices.split(size)
+
+    def parallel(self, member: Attack) -> bool:
+        """Whether units of `member` may be worked on at once: only a shadow stands several threads."""
+        if self.settings.workers == 1 or self.device.type != "cpu" or not self._is_ours(member):
+            return False
+        form = self._form(self._batch(torch.arange(min(PROBE, len(self.images))))[0])
+        return isinstance(form.cheap, PassCounter) and isinstance(form.cheap.model, AttackForm)
 
     @property
     def passed(self) -> int:
-        """Images that have passed through the model in any form."""
+        """Images that this thread has passed through the model in any form."""
         counters = [self.model, *self.search.children()] if self.search else [self.model]
         return sum(counter.images for counter in counters if isinstance(counter, PassCounter))
 
@@ -197,12 +223,13 @@ class Trial:
 
     def _model_for(self, member: Attack, x_NCHW: Tensor) -> nn.Module:
         """Published code and draws get the model itself, our own attacks its cheaper form."""
-        if not self._is_ours(member):
-            return self.model
+        return self._form(x_NCHW) if self._is_ours(member) else self.model
+
+    def _form(self, x_NCHW: Tensor) -> SearchForm:
         if self.search is None:
-            form = self.settings.search.form(self.model.model, x_NCHW)
+            form = self.settings.search.form(self.model.model, x_NCHW, always=self.settings.workers > 1)
             form.cheap = PassCounter(form.cheap, self.monitor)
-            form.exact = PassCounter(form.exact, self.monitor)
+            form.exact = PassCounter(form.exact, self.monitor, self._lock)
             self.search = form
         return self.search
 

@@ -85,7 +85,8 @@ class Task:
     def progress_key(self) -> dict[str, Any]:
         """The key, and what else must not change between a stop and its continuation."""
         versions = [f"torch {torch.__version__}", *sorted({attack.engine for attack in self.attacks})]
-        return {**self.key, "data_sha256": self.dataset_info.sha256, "versions": versions}
+        workers = self.settings.workers  # how many share the work decides how it is cut up
+        return {**self.key, "data_sha256": self.dataset_info.sha256, "versions": versions, "workers": workers}
 
     @property
     def record_id(self) -> str:
@@ -148,4 +149,5 @@ def _settings(
         search=Search(request.precision, compiled),
         draws=request.draws,
         keep_images=request.save_adversarials,
+        workers=torch.get_num_threads() if device.type == "cpu" else 1,
     )

@@ -146,6 +146,22 @@ def test_killed_with_sigkill_ends_the_same(robust_net: nn.Module, images, tmp_pa
     assert eval(text) == {name: verdicts.tolist() for name, verdicts in whole.robust.items()}
 
 
+def test_workers_change_no_verdict_and_stop_at_once(robust_net: nn.Module, images, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    whole = evaluate(robust_net, images, LINF, ATTACKS)
+    threads = torch.get_num_threads()
+    done = evaluate(robust_net, images, LINF, ATTACKS, Settings(workers=3, batch_size=100))
+    assert same(done, whole)
+    assert sum(part.forward_passes for part in done.attacks) > 0
+    progress, started = SavedProgress(tmp_path / "state", KEY), time.monotonic()
+    long = [make_attack("apgd-ce", steps=10**6)]
+    with pytest.raises(InterruptedRun):
+        evaluate(robust_net, images, LINF, long, Settings(workers=3), progress=progress, monitor=Impatient(20_000))
+    assert time.monotonic() - started < 60
+    assert torch.get_num_threads() == threads
+    again = evaluate(robust_net, images, LINF, ATTACKS, Settings(workers=2), monitor=Impatient(1e9))
+    assert same(again, whole)
+
+
 @pytest.mark.parametrize("size", [7, 64])
 def test_batch_size_changes_no_verdict(robust_net: nn.Module, images, size: int) -> None:  # type: ignore[no-untyped-def]
     whole = evaluate(robust_net, images, LINF, ATTACKS, Settings(batch_size=500))

@@ -158,8 +158,11 @@ class Registry(Generic[T]):
         return self.resolve(name).target
 
     def __contains__(self, name: str) -> bool:
-        self._load()
-        return name in self._targets or any(p.regex.fullmatch(name) for p in self._patterns.values())
+        try:
+            self.resolve(name)
+        except ConfigError:
+            return False
+        return True
 
     def summary(self, name: str) -> str:
         """First line of the target's docstring."""

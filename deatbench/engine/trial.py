@@ -32,7 +32,7 @@ from deatbench.errors import ConfigError, DeatbenchError
 from deatbench.threats import ThreatModel
 
 Draws = Literal["own", "published"]
-FEWEST = 16  # images of a unit, below which a batch is too small to be worth a unit of its own
+FEWEST = 32  # images of a unit, below which a batch is too small to be worth a unit of its own
 NOTHING_KEPT = np.empty(0, dtype=np.float32)
 
 
@@ -145,7 +145,7 @@ class Trial:
             return indices.split(self.settings.batch_size)  # batches are part of the published code's result
         size = max(1, self.settings.batch_size // member.rows(self.num_classes))
         if self.parallel(member):  # work for everybody, also where few images are left
-            size = min(size, max(FEWEST, -(-len(indices) // (2 * self.settings.workers))))
+            size = min(size, max(FEWEST, -(-len(indices) // self.settings.workers)))
         return indices.split(size)
 
     def parallel(self, member: Attack) -> bool:

@@ -157,7 +157,7 @@ class _Judge:
         for run in range(member.runs if self.settings.draws == "own" else 1):
             survivors = torch.from_numpy(np.flatnonzero(robust_N))
             units = self.trial.units(member, survivors)
-            team = self.workers if self.trial.parallel(member) else self.shards
+            team = self.workers if len(units) > 1 and self.trial.parallel(member) else self.shards
 
             def find(name: str, indices: Tensor, run: int = run, team: Alone = team) -> Outcome:
                 journal = team.heeded_by(self.progress.journal(name))
@@ -170,7 +170,7 @@ class _Judge:
                     self.kept.setdefault(under, []).append((broken, outcome.x_adv))
                 self.monitor.advance(left, _interval(robust_N))
                 interrupted |= outcome.interrupted
-                yield outcome
+                yield replace(outcome, seconds=outcome.seconds / min(team.count, len(units)))
             if interrupted:  # no success is no proof of robustness: soundness flags such a model
                 self.monitor.note(f"{title}: {InterruptedGradient().message}")
                 return

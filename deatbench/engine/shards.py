@@ -26,6 +26,7 @@ class Alone:
     """One process, which does everything."""
 
     rank = 0
+    count = 1  # how many work at once
 
     def wait(self) -> None:
         """Until all processes are here."""

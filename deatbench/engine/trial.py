@@ -32,7 +32,7 @@ from deatbench.errors import ConfigError, DeatbenchError
 from deatbench.threats import ThreatModel
 
 Draws = Literal["own", "published"]
-FEWEST = 32  # images of a unit, below which a batch is too small to be worth a unit of its own
+FEWEST = 8  # images of a unit, below which a batch is too small to be worth a unit of its own
 NOTHING_KEPT = np.empty(0, dtype=np.float32)
 
 

@@ -7,7 +7,7 @@ slow:
 	python -m pytest -m slow
 
 check:
-	ruff check deatbench tests
+	ruff check deatbench benchmarks tests
 	ruff format --check deatbench tests
 	mypy
 

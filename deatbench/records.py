@@ -103,7 +103,8 @@ class AttackResult(Record):
     """What one attack did: accuracy on the images before and after it, both as shares of all n images.
 
     Members of a suite carry their suite's name in front (`autoattack/apgd-ce`) and start from the survivors of
-    the member before; stand-alone attacks start from every correctly classified image.
+    the member before; stand-alone attacks start from every correctly classified image. `seconds` is the time of
+    its parts, divided by how many were worked on at once; parts done before an interruption count.
     """
 
     name: str

@@ -73,9 +73,11 @@ def evaluate(
     not done again. Raises ConfigError if images, labels and model do not fit, DeatbenchError on NaN logits,
     InterruptedRun if it is interrupted before an attack or a provisional point is finished.
     """
-    monitor = monitor or Monitor()
-    trial = Trial(model, images, settings or Settings(), torch.device(device), monitor)
-    judge = _Judge(trial, progress or Progress(), shards or Alone(), monitor)
+    monitor, shards, settings = monitor or Monitor(), shards or Alone(), settings or Settings()
+    if shards.count > 1:  # processes share the units already; threads would each do all of them again
+        settings = replace(settings, workers=1)
+    trial = Trial(model, images, settings, torch.device(device), monitor)
+    judge = _Judge(trial, progress or Progress(), shards, monitor)
     with strict_float32(), mode(model, training=False):
         return judge.all(threat, attacks, sweep)
 

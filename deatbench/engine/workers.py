@@ -1,7 +1,7 @@
 """Several units of an evaluation at once on the cores of one machine, each on one thread.
 
-On small networks one core per unit is worth far more than several cores on each tensor. A unit computes the same
-whoever else is at work: its arithmetic is that of one thread.
+On small networks a core for each unit does somewhat more than all cores on each tensor (benchmarks/NOTES.md). A unit
+computes the same whoever else is at work: its arithmetic is that of one thread.
 """
 
 from __future__ import annotations

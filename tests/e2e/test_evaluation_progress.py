@@ -29,6 +29,7 @@ from deatbench.engine import progress as engine_progress
 from deatbench.engine.evaluate import Evaluation, Settings, evaluate
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.progress import SavedProgress, locked
+from deatbench.engine.shards import Alone
 from deatbench.errors import CheckpointError, ConfigError, DeatbenchError, InterruptedRun
 from deatbench.records import EvaluationRecord
 from deatbench.threats import make_threat
@@ -160,6 +161,22 @@ def test_workers_change_no_verdict_and_stop_at_once(robust_net: nn.Module, image
     assert torch.get_num_threads() == threads
     again = evaluate(robust_net, images, LINF, ATTACKS, Settings(workers=2), monitor=Impatient(1e9))
     assert same(again, whole)
+
+
+def test_processes_share_the_units_whatever_the_number_of_workers(robust_net: nn.Module, images) -> None:  # type: ignore[no-untyped-def]
+    class Team(Alone):
+        count = 2
+        shared = 0
+
+        def share(self, stage, units, work):  # type: ignore[no-untyped-def]
+            self.shared += units
+            return super().share(stage, units, work)
+
+    team = Team()
+    evaluate(
+        robust_net, images, LINF, [make_attack("apgd-ce", steps=3)], Settings(workers=2, batch_size=20), shards=team
+    )
+    assert team.shared > 3  # three units of clean images; the attack's are shared as well
 
 
 @pytest.mark.parametrize("size", [7, 64])

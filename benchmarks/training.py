@@ -136,7 +136,7 @@ class Race:
         def work(x_NCHW: Tensor, y_N: Tensor, position: int) -> None:
             torch.backends.cudnn.benchmark = True
             generator.manual_seed(position)
-            x_NCHW = self.augment(x_NCHW, generator).contiguous(memory_format=layout)
+            x_NCHW = self.augment(x_NCHW, y_N, generator).x_NCHW.contiguous(memory_format=layout)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=loop.autocast):
                 loss = loop.loss(model, x_NCHW, y_N, self.arguments.attack_steps)
             optimizer.zero_grad()

@@ -19,7 +19,7 @@ from deatbench.errors import ConfigError
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,199}$")]
-Checkpoint = Literal["best", "last"]
+Checkpoint = Literal["best", "last", "ema", "swa"]
 METADATA_KEY = "deatbench"  # under which a weight file carries its ModelSpec
 Norm = Literal["Linf", "L2", "L1"]
 
@@ -227,6 +227,22 @@ class CurvePoint(Record):
     robust: str
 
 
+class Generalisation(Record):
+    """The same attack on as many training as test images; their difference is the robust generalisation gap."""
+
+    attack: str
+    n: int = Field(gt=0)
+    train_clean_acc: float = Field(ge=0, le=1)
+    train_robust_acc: float = Field(ge=0, le=1)
+    test_clean_acc: float = Field(ge=0, le=1)
+    test_robust_acc: float = Field(ge=0, le=1)
+
+    @property
+    def robust_gap(self) -> float:
+        """Train minus test."""
+        return self.train_robust_acc - self.test_robust_acc
+
+
 class EvaluationRecord(Record):
     """One evaluation of one model under one threat.
 
@@ -248,6 +264,7 @@ class EvaluationRecord(Record):
     flags: tuple[Flag, ...] = ()
     env: Env
     curve: tuple[CurvePoint, ...] = ()
+    generalisation: Generalisation | None = None
     precision: Literal["fp32"] = "fp32"
     search_precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     draws: Literal["own", "published"] = "own"
@@ -286,7 +303,7 @@ def metrics_of(clean_N: np.ndarray, robust: dict[str, np.ndarray]) -> dict[str, 
 
 
 class EpochMetrics(Record):
-    """One line of metrics.jsonl. Accuracies in [0, 1]; None where a pass was not made.
+    """One line of metrics.jsonl: the weights after an epoch. Accuracies in [0, 1]; None where a pass was not made.
 
     `train_robust_acc` comes from the training passes themselves; the `subset` pair is measured after the epoch
     on as many training images as the validation split has, so that train and validation compare like with like.
@@ -303,10 +320,39 @@ class EpochMetrics(Record):
     val_robust_acc: float | None
     seconds: float
     images_per_second: float
+    val_fgsm_acc: float | None = None
+
+    @property
+    def probed_acc(self) -> tuple[float, float]:
+        """(clean, robust) accuracy on the validation split; on the training subset where there is none."""
+        if self.val_clean_acc is None or self.val_robust_acc is None:
+            return self.subset_clean_acc, self.subset_robust_acc
+        return self.val_clean_acc, self.val_robust_acc
+
+
+class Accuracies(Record):
+    """Clean accuracy and that under the training's own attack, of one set of weights on the validation split."""
+
+    clean_acc: float = Field(ge=0, le=1)
+    robust_acc: float = Field(ge=0, le=1)
+
+
+class Throughput(Record):
+    """How fast a training ran, epochs alone; a forward is one pass of one image, a full backward counts as two.
+
+    `peak_memory_mb`: the device's, on the CPU the process's, in 10^6 bytes; the largest of all sessions.
+    """
+
+    images_per_second: float
+    forwards_per_second: float
+    peak_memory_mb: float
 
 
 class TrainingRecord(Record):
-    """One finished training run."""
+    """One finished training run.
+
+    `validation`: what each kept set of weights reaches on the validation split; `chosen` is the one that is published.
+    """
 
     schema_version: Literal[1] = 1
     id: Identifier
@@ -327,6 +373,9 @@ class TrainingRecord(Record):
     hardware: str
     resumed: int = 0
     weights: dict[Checkpoint, Sha256]
+    chosen: Checkpoint = "best"
+    validation: dict[Checkpoint, Accuracies] = {}
+    throughput: Throughput | None = None
     flags: tuple[Flag, ...] = ()
     env: Env
     command: str

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.attacks.base import Attack
-from deatbench.attacks.gradient import input_gradient
+from deatbench.attacks.gradient import Loss, input_gradient
 from deatbench.attacks.journal import FORGETFUL, Journal
 from deatbench.errors import ConfigError
 from deatbench.threats import ThreatModel
@@ -72,10 +72,7 @@ class GradientAscent(Attack):
         return self._ascend_to_cycles(model, x_adv, x_NCHW, y_N, threat)
 
     def _ascend(self, model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, steps: int) -> Tensor:
-        for _ in range(steps):
-            gradient = input_gradient(model, x_adv, y, self.loss)
-            x_adv = threat.project(threat.ascend(x_adv, gradient, self.rel_step * threat.eps), x)
-        return x_adv
+        return ascend(model, x_adv, x, y, threat, self.loss, steps, self.rel_step)
 
     def _ascend_to_cycles(self, model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
         """The last iterates of `_ascend`; an image that stands where it stood PERIOD steps ago leaves the batch.
@@ -94,3 +91,13 @@ class GradientAscent(Attack):
             if len(moving) == 0:
                 break
         return last_NCHW
+
+
+def ascend(
+    model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, loss: Loss, steps: int, rel_step: float
+) -> Tensor:
+    """`steps` steps of steepest ascent on `loss` from `x_adv`, each of `rel_step` eps and projected into x's ball."""
+    for _ in range(steps):
+        gradient = input_gradient(model, x_adv, y, loss)
+        x_adv = threat.project(threat.ascend(x_adv, gradient, rel_step * threat.eps), x)
+    return x_adv

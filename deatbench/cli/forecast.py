@@ -108,7 +108,7 @@ def _time_attack(plan: Plan, state: TrainState) -> tuple[float, float]:
     """Seconds per image of a forward pass, and of a forward pass with its input gradient."""
     n = min(PROBE_IMAGES, plan.config.evaluation.batch_size or PROBE_IMAGES)
     x_NCHW, y_N = _random_batch(plan, n)
-    model = state.evaluated.eval().requires_grad_(False)
+    model = state.model.eval().requires_grad_(False)
 
     def forward() -> None:
         with torch.no_grad():

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "deatbench.cli.train:train",
     "eval": "deatbench.cli.eval:evaluate",
     "verify": "deatbench.cli.verify:verify",
+    "plot": "deatbench.cli.plot:plot",
     "leaderboard": "deatbench.cli.leaderboard:leaderboard",
     "zoo": "deatbench.cli.zoo:zoo",
     "ls": "deatbench.cli.ls:ls",

@@ -52,6 +52,7 @@ class Asked:
     out: Path | None
     resume: bool
     fresh: bool
+    track: str
     as_json: bool
 
 
@@ -87,6 +88,9 @@ def training(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--out", type=click.Path(path_type=Path), help="Working folder of this command, as --home."),
             click.option("--resume", is_flag=True, help="Continue an interrupted run (also done without asking)."),
             click.option("--fresh", is_flag=True, help="Start over even if this run was begun or finished before."),
+            click.option(
+                "--track", default="", metavar="LIST", help="Show every epoch's metrics in tensorboard, trackio, wandb."
+            ),
             as_json,
         )
     ):

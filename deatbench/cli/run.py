@@ -15,6 +15,7 @@ from deatbench.cli import options
 if TYPE_CHECKING:
     from deatbench.config import RunConfig
     from deatbench.pipeline import Machine, RunResult
+    from deatbench.trackers import Tracker
 
 
 @click.command()
@@ -36,17 +37,19 @@ def run(ctx: click.Context, asked: options.Asked, dry_run: bool) -> None:
     """
     from deatbench.cli.configuring import configurations, training_machine
     from deatbench.cli.machine import data_on_stdout
+    from deatbench.trackers import make_trackers
 
     machine = training_machine(ctx, asked)
     with data_on_stdout():
         configs = configurations(asked, machine)
+        trackers = make_trackers(options.parse_names(asked.track))
     if dry_run:
         from deatbench.cli.forecast import print_forecast
 
         print_forecast(configs, machine, asked.as_json)
         return
     with data_on_stdout():
-        results, index = _run_all(configs, machine, asked.fresh)
+        results, index = _run_all(configs, machine, asked.fresh, trackers)
     records = [record for result in results for record in result.evaluations]
     if asked.as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
@@ -57,20 +60,24 @@ def run(ctx: click.Context, asked: options.Asked, dry_run: bool) -> None:
     _say_where(results, index, machine)
 
 
-def _run_all(configs: list[RunConfig], machine: Machine, fresh: bool) -> tuple[list[RunResult], Path]:
+def _run_all(
+    configs: list[RunConfig], machine: Machine, fresh: bool, trackers: dict[str, Tracker]
+) -> tuple[list[RunResult], Path]:
     """Every seed in turn, then the pages; returns the results and the pages' index."""
     from deatbench import pipeline
     from deatbench.cli.downloading import fetch_if_missing
     from deatbench.cli.machine import check_writable
     from deatbench.cli.monitor import make_monitor
     from deatbench.report import build_leaderboards
+    from deatbench.trackers import Trackers
 
     check_writable(machine.home.runs)
     fetch_if_missing(configs[0].dataset, machine)
     results = []
     for config in configs:
         with make_monitor(f"seed {config.seed}  " if len(configs) > 1 else "") as monitor:
-            results.append(pipeline.run(config, machine, fresh=fresh, monitor=monitor))
+            following = Trackers(trackers, monitor.note)
+            results.append(pipeline.run(config, machine, fresh=fresh, monitor=monitor, trackers=following))
     build_leaderboards(machine.home)
     return results, machine.home.leaderboards / "index.html"
 

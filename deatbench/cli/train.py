@@ -23,6 +23,7 @@ def train(ctx: click.Context, asked: options.Asked) -> None:
     Examples:
       deatbench train --arch resnet8 --method standard --dataset digits
       deatbench train --arch vgg16 --method deat --seed 0,1,2 --set optimizer.lr=0.3
+      deatbench train --arch vgg16 --method pgd-at --track tensorboard
     """
     from deatbench import pipeline
     from deatbench.cli.configuring import configurations, training_machine
@@ -31,16 +32,19 @@ def train(ctx: click.Context, asked: options.Asked) -> None:
     from deatbench.cli.monitor import make_monitor
     from deatbench.records import TrainingRecord
     from deatbench.store import read_record
+    from deatbench.trackers import Trackers, make_trackers
 
     machine = training_machine(ctx, asked)
     records = []
     with data_on_stdout():
         configs = configurations(asked, machine)
+        trackers = make_trackers(options.parse_names(asked.track))
         check_writable(machine.home.runs)
         fetch_if_missing(configs[0].dataset, machine)
         for config in configs:
             with make_monitor() as monitor:
-                folder = pipeline.train(config, machine, fresh=asked.fresh, monitor=monitor)
+                following = Trackers(trackers, monitor.note)
+                folder = pipeline.train(config, machine, fresh=asked.fresh, monitor=monitor, trackers=following)
             records.append(read_record(folder.training, TrainingRecord))
     if asked.as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))

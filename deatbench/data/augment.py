@@ -1,15 +1,38 @@
-"""Augmentation of a whole batch at once, on its device: one gather, no loop over images, no wait for the device."""
+"""Augmentation of a whole batch at once, on its device: no loop over images, no wait for the device.
+
+A name is made of parts joined by "+", which work from left to right: "crop-flip+cutout", "crop-flip+cutmix".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from deatbench.errors import UnknownNameError
+from deatbench.data.cutmix import cutmix
+from deatbench.data.cutout import cutout
+from deatbench.errors import ConfigError, UnknownNameError
 
-Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+class Augmented(NamedTuple):
+    """An augmented batch.
+
+    Attributes:
+        x_NCHW: the images, float in [0,1].
+        other_N: the second label of images that show two classes; None where every image shows one.
+        share_N: how much of an image belongs to its first label, float in [0,1]; None as `other_N`.
+    """
+
+    x_NCHW: torch.Tensor
+    other_N: torch.Tensor | None = None
+    share_N: torch.Tensor | None = None
+
+
+Augment = Callable[[torch.Tensor, torch.Tensor, torch.Generator], Augmented]  # x_NCHW, y_N, generator
+Alteration = Callable[[torch.Tensor, torch.Generator], torch.Tensor]  # images stay what they show
+Mixture = Callable[[torch.Tensor, torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
 def keep(x_NCHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -33,14 +56,29 @@ def crop_flip(x_NCHW: torch.Tensor, generator: torch.Generator, padding: int | N
     return _windows(x_NCHW, generator, padding, flip=True)
 
 
-AUGMENTS: dict[str, Augment] = {"none": keep, "crop": crop, "crop-flip": crop_flip}
+ALTERATIONS: dict[str, Alteration] = {"none": keep, "crop": crop, "crop-flip": crop_flip, "cutout": cutout}
+MIXTURES: dict[str, Mixture] = {"cutmix": cutmix}
+AUGMENTS = (*ALTERATIONS, *MIXTURES)  # the parts of a name
 
 
 def augment(name: str) -> Augment:
-    """The augmentation of that name. Raises UnknownNameError."""
-    if name not in AUGMENTS:
-        raise UnknownNameError("augmentation", name, AUGMENTS, f"known: {', '.join(AUGMENTS)}")
-    return AUGMENTS[name]
+    """The augmentation of that name. Raises UnknownNameError for an unknown part, ConfigError for a misplaced one."""
+    parts = name.split("+")
+    for part in parts:
+        if part not in AUGMENTS:
+            raise UnknownNameError("augmentation", part, AUGMENTS, f"known: {', '.join(AUGMENTS)}; join them with +")
+    for part in parts[:-1]:
+        if part in MIXTURES:
+            raise ConfigError(f"augmentation {name!r} goes on after {part}", f"name {part} once, at the end")
+    alterations = [ALTERATIONS[part] for part in parts if part in ALTERATIONS]
+    mixture = MIXTURES.get(parts[-1])
+
+    def augmented(x_NCHW: torch.Tensor, y_N: torch.Tensor, generator: torch.Generator) -> Augmented:
+        for alter in alterations:
+            x_NCHW = alter(x_NCHW, generator)
+        return Augmented(x_NCHW) if mixture is None else Augmented(*mixture(x_NCHW, y_N, generator))
+
+    return augmented
 
 
 def _windows(x_NCHW: torch.Tensor, generator: torch.Generator, padding: int | None, flip: bool) -> torch.Tensor:

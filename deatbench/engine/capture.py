@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from deatbench.attacks.rng import BatchRng
 from deatbench.errors import DeatbenchError
 from deatbench.methods.base import Batch
 
+INPUTS = ("x_NCHW", "y_N", "other_N", "share_N")  # the tensors of a batch that change from step to step
 Draw = tuple[Literal["uniform", "normal"], Tensor]
 
 
@@ -65,23 +67,26 @@ class CapturedStep:
     def __init__(
         self, work: Callable[[Batch], None], batch: Batch, draws: list[Draw], stream: torch.cuda.Stream | None
     ) -> None:
-        self.x_NCHW, self.y_N, self.draws = batch.x_NCHW.clone(), batch.y_N.clone(), draws
+        given = {name: getattr(batch, name) for name in INPUTS}
+        self.inputs = {name: value.clone() for name, value in given.items() if value is not None}
+        self.draws = draws
+        played = replace(batch, **self.inputs)
         if stream is None:
-            self._run: Callable[[], None] = lambda: work(Batch(self.x_NCHW, self.y_N, PlayedRng(draws)))
+            self._run: Callable[[], None] = lambda: work(replace(played, rng=PlayedRng(draws)))
             return
         graph = torch.cuda.CUDAGraph()
         with _no_collection(), torch.cuda.graph(graph, stream=stream):
-            work(Batch(self.x_NCHW, self.y_N, PlayedRng(draws)))
+            work(replace(played, rng=PlayedRng(draws)))
         self._run = graph.replay
 
-    def fits(self, x_NCHW: Tensor) -> bool:
+    def fits(self, batch: Batch) -> bool:
         """Whether it was captured for batches of this shape."""
-        return x_NCHW.shape == self.x_NCHW.shape
+        return batch.x_NCHW.shape == self.inputs["x_NCHW"].shape
 
-    def replay(self, x_NCHW: Tensor, y_N: Tensor, generator: torch.Generator) -> None:
+    def replay(self, batch: Batch, generator: torch.Generator) -> None:
         """One step on this batch, its random numbers from `generator`."""
-        self.x_NCHW.copy_(x_NCHW)
-        self.y_N.copy_(y_N)
+        for name, buffer in self.inputs.items():
+            buffer.copy_(getattr(batch, name))
         for kind, buffer in self.draws:
             buffer.uniform_(generator=generator) if kind == "uniform" else buffer.normal_(generator=generator)
         self._run()

@@ -25,13 +25,18 @@ KEEP = 2
 
 
 def save_state(folder: RunFolder, step: int, state: dict[str, Any]) -> Path:
-    """Write a resume state atomically, then drop all but the newest two."""
+    """Write a resume state atomically, then drop all but the newest two.
+
+    States of later steps go too: they are damaged, or of a past that was taken back.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
     path = folder.path / f"checkpoint-{step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
     atomic_write_bytes(path, data)
-    for old in folder.checkpoints()[:-KEEP]:
+    states = folder.checkpoints()
+    newest = states.index(path) + 1
+    for old in (*states[: max(0, newest - KEEP)], *states[newest:]):
         with contextlib.suppress(OSError):
             old.unlink()
     return path

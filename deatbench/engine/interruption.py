@@ -11,14 +11,38 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
+class Stopped(BaseException):
+    """A signal ends what can be left at any point; no handler of errors may swallow it."""
+
+
 class Interruption:
     """Whether somebody asked to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
+        self._leave = False
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While the block runs, a signal raises Stopped instead of waiting until it is looked at."""
+        self._leave = True
+        try:
+            if self:
+                raise Stopped
+            yield
+        finally:
+            self._leave = False
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal; a second Ctrl-C is for somebody who will not wait."""
+        if self and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number).name
+        if self._leave:
+            raise Stopped
 
 
 @contextmanager
@@ -28,13 +52,7 @@ def interruption() -> Iterator[Interruption]:
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.signal = signal.Signals(number).name
-
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    before = {number: signal.signal(number, asked.ask) for number in SIGNALS}
     try:
         yield asked
     finally:

@@ -3,7 +3,8 @@
 Batch norm behind a convolution is folded into its weights, elsewhere it is one multiply-add (in bfloat16: torch's own,
 which keeps its constants in float32); weights and activations may be bfloat16 throughout. `refresh` writes the current
 weights into the same memory, so that a captured CUDA graph stays valid; what needs neither folding nor another type
-shares its memory with the network and is never stale.
+shares its memory with the network and is never stale. On a CPU in float32 the convolution that sees the image has an
+input gradient of its own (first_conv.py), and the division by the pixels' deviation is folded into its weights too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from deatbench.archs.normalize import Normalize
+from deatbench.engine.first_conv import first_conv, pays
 
 TENSOR_CORE_CHANNELS = 8  # half-precision convolutions on images of 3 channels are slow; zeros fill them up
 
@@ -40,6 +42,7 @@ class ShadowConv(nn.Module):
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", torch.zeros(out, dtype=dtype, device=weight.device) if bias else None)
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+        self.sees_image = _gains(conv, dtype) and not self.fill
 
     @property
     def filled(self) -> Tensor:
@@ -50,6 +53,8 @@ class ShadowConv(nn.Module):
         x_NCHW = x_NCHW.to(self.weight.dtype)
         if self.fill:
             x_NCHW = F.pad(x_NCHW, (0, 0, 0, 0, 0, self.fill))
+        if self.sees_image:
+            return first_conv(x_NCHW, self.weight, self.bias, self.stride, self.padding)
         return F.conv2d(x_NCHW, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
@@ -67,6 +72,19 @@ class ShadowNorm(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return torch.addcmul(self.shift, x_NCHW, self.scale)
+
+
+class ShadowNormalize(nn.Module):
+    """What is left of the normalisation of pixels where the convolution behind it divides by their deviation."""
+
+    mean: Tensor
+
+    def __init__(self, normalize: Normalize) -> None:
+        super().__init__()
+        self.register_buffer("mean", normalize.mean)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return x_NCHW - self.mean
 
 
 class _Folded:
@@ -108,6 +126,7 @@ class AttackForm(nn.Module):
         self._folded: list[_Folded] = []
         self._copies: list[tuple[Tensor, Tensor]] = []  # (ours, the network's)
         _replace_convolutions(root, graph, model, dtype, channels, self._folded, self._copies)
+        self._divided = _replace_normalize(root, graph, model)  # (weight, pixels' deviation)
         if dtype == torch.float32:
             _replace_norms(root, graph, model, self._folded)
         _share_or_copy(root, model, dtype, self._copies)
@@ -123,8 +142,12 @@ class AttackForm(nn.Module):
         """Take over the network's present weights and running statistics, in place."""
         if self._copies:
             torch._foreach_copy_([ours for ours, _ in self._copies], [theirs for _, theirs in self._copies])
-        if not self._folded:
-            return
+        if self._folded:
+            self._fold()
+        for weight, deviation_1C11 in self._divided:
+            weight.div_(deviation_1C11)
+
+    def _fold(self) -> None:
         parts = self._folded
         scales = torch._foreach_add([part.var_C for part in parts], [part.norm.eps for part in parts])
         torch._foreach_sqrt_(scales)
@@ -137,8 +160,15 @@ class AttackForm(nn.Module):
 
 
 def worth_a_shadow(model: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether there is anything to gain: batch norm to fold, or another type."""
-    return dtype != torch.float32 or any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    """Whether there is anything to gain: batch norm to fold, another type, a faster gradient of the first convolution."""
+    return dtype != torch.float32 or any(
+        isinstance(part, nn.BatchNorm2d) or (type(part) is nn.Conv2d and _gains(part, dtype)) for part in model.modules()
+    )
+
+
+def _gains(conv: nn.Conv2d, dtype: torch.dtype) -> bool:
+    """Whether it is asked for its input gradient by first_conv.py."""
+    return pays(conv) and dtype == torch.float32 and conv.weight.device.type == "cpu"
 
 
 def _replace_convolutions(
@@ -174,6 +204,22 @@ def _replace_convolutions(
         graph.erase_node(behind)
 
 
+def _replace_normalize(root: nn.Module, graph: fx.Graph, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Normalisation of pixels that only their convolution sees leaves the division to its weights: both are returned."""
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    targets = [node.target for node in calls]
+    divided = []
+    for node in calls:
+        normalize, users = model.get_submodule(str(node.target)), list(node.users)
+        if not isinstance(normalize, Normalize) or targets.count(node.target) > 1 or len(users) != 1:
+            continue
+        shadow = root.get_submodule(str(users[0].target)) if users[0].op == "call_module" else None
+        if isinstance(shadow, ShadowConv) and shadow.sees_image:
+            root.set_submodule(str(node.target), ShadowNormalize(normalize))
+            divided.append((shadow.weight, normalize.std))
+    return divided
+
+
 def _replace_norms(root: nn.Module, graph: fx.Graph, model: nn.Module, folded: list[_Folded]) -> None:
     """What batch norm is left becomes a multiply-add; twice as fast on CPUs."""
     targets = [str(node.target) for node in graph.nodes if node.op == "call_module"]
@@ -198,7 +244,7 @@ def _norm_behind(node: fx.Node, model: nn.Module, times: dict[str, int]) -> fx.N
 def _share_or_copy(root: nn.Module, model: nn.Module, dtype: torch.dtype, copies: list[tuple[Tensor, Tensor]]) -> None:
     """All other weights: the network's own memory where the type agrees, else a copy that `refresh` renews."""
     for path, part in root.named_modules():
-        if isinstance(part, ShadowConv | ShadowNorm):
+        if isinstance(part, ShadowConv | ShadowNorm | ShadowNormalize):
             continue
         source = model.get_submodule(path)
         exact = isinstance(part, Normalize | nn.modules.batchnorm._BatchNorm)

@@ -11,22 +11,27 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from deatbench.errors import CheckpointError
-from deatbench.records import EpochMetrics
+from deatbench.records import Checkpoint, EpochMetrics, Flag
 
-LAYOUT = 1  # of the dumped state; another number means that what is below has changed its meaning
+LAYOUT = 2  # of the dumped state; another number means that what is below has changed its meaning
 TOTALS = ("images", "loss", "clean_correct", "clean_seen", "robust_correct", "robust_seen")
 
 
 @dataclass
 class TrainState:
-    """Weights, optimizer, average, position, the running epoch's sums, and the past epochs' metrics.
+    """Weights, optimizer, averages, position, the running epoch's sums, and the past epochs' metrics.
 
-    `batch` counts the batches of the current epoch that are done. Randomness needs no state: see seeding.py.
+    `batch` counts the batches of the current epoch that are done. `memory` is the method's own, made before its first
+    batch. `lr_factor` falls when an epoch is taken back to `sound`, the dumped state after the last epoch that was in
+    order, kept only if asked for. `made_with` lists the versions and thread counts that the weights have seen.
+    Randomness needs no state: see seeding.py.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     ema: AveragedModel | None
+    swa: AveragedModel | None = None
+    memory: dict[str, Tensor] = field(default_factory=dict)
     epoch: int = 0
     batch: int = 0
     totals: Tensor = field(default_factory=lambda: torch.zeros(len(TOTALS), dtype=torch.float64))
@@ -34,18 +39,26 @@ class TrainState:
     history: list[EpochMetrics] = field(default_factory=list)
     best_epoch: int = -1
     resumed: int = 0
+    lr_factor: float = 1.0
+    flags: list[Flag] = field(default_factory=list)
+    made_with: list[str] = field(default_factory=lambda: [surroundings()])
+    peak_bytes: int = 0
+    sound: dict[str, Any] | None = None
 
     @classmethod
-    def fresh(cls, model: nn.Module, optimizer: torch.optim.Optimizer, ema: float) -> TrainState:
-        """The state before the first step; `ema` is the decay of the weight average, 0 for none."""
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
-        device = next(model.parameters()).device
-        return cls(model, optimizer, average, totals=torch.zeros(len(TOTALS), dtype=torch.float64, device=device))
+    def fresh(
+        cls, model: nn.Module, optimizer: torch.optim.Optimizer, ema: float = 0.0, swa: bool = False
+    ) -> TrainState:
+        """The state before the first step; `ema` is the decay of the moving average of weights, 0 for none."""
+        moving = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
+        totals = torch.zeros(len(TOTALS), dtype=torch.float64, device=next(model.parameters()).device)
+        return cls(model, optimizer, moving, AveragedModel(model) if swa else None, totals=totals)
 
     @property
-    def evaluated(self) -> nn.Module:
-        """The network that is measured and published: the average where there is one."""
-        return self.model if self.ema is None else self.ema.module
+    def averages(self) -> dict[Checkpoint, AveragedModel]:
+        """The averages of weights that this run keeps."""
+        kept: dict[Checkpoint, AveragedModel | None] = {"ema": self.ema, "swa": self.swa}
+        return {name: average for name, average in kept.items() if average is not None}
 
     def dump(self) -> dict[str, Any]:
         """The state as tensors and plain data, fit for torch.save and `weights_only=True`."""
@@ -53,7 +66,8 @@ class TrainState:
             "layout": LAYOUT,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "averages": {name: average.state_dict() for name, average in self.averages.items()},
+            "memory": self.memory,
             "epoch": self.epoch,
             "batch": self.batch,
             "totals": self.totals,
@@ -61,18 +75,48 @@ class TrainState:
             "history": [metrics.model_dump() for metrics in self.history],
             "best_epoch": self.best_epoch,
             "resumed": self.resumed,
+            "lr_factor": self.lr_factor,
+            "flags": [flag.model_dump() for flag in self.flags],
+            "made_with": self.made_with,
+            "peak_bytes": self.peak_bytes,
+            "sound": self.sound,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Put a dumped state back; the inverse of `dump`. Raises CheckpointError on a state of another layout."""
         if saved.get("layout") != LAYOUT:
             raise CheckpointError("the saved state is from another version of deatbench", "--fresh starts over")
+        self._put_back(saved)
+        self.flags = [Flag.model_validate(flag) for flag in saved["flags"]]
+        self.lr_factor, self.peak_bytes, self.sound = saved["lr_factor"], saved["peak_bytes"], saved["sound"]
+        self.resumed = saved["resumed"] + 1
+        self.made_with = list(dict.fromkeys([*saved["made_with"], surroundings()]))
+
+    def mark_sound(self) -> None:
+        """Remember this state to come back to."""
+        self.sound = copy.deepcopy(self.dump() | {"sound": None})
+
+    def take_back(self, flag: Flag) -> None:
+        """Go back to the last sound state, with half the learning rate; `flag` says why."""
+        assert self.sound is not None
+        self._put_back(self.sound)
+        self.lr_factor /= 2
+        self.flags.append(flag)
+
+    def _put_back(self, saved: dict[str, Any]) -> None:
+        """All that training computes. The optimizer's tensors move: a captured step must be captured anew."""
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))
-        if self.ema is not None:
-            self.ema.load_state_dict(saved["ema"])
+        for name, average in self.averages.items():
+            average.load_state_dict(saved["averages"][name])
+        for name, tensor in saved["memory"].items():
+            self.memory.setdefault(name, torch.empty_like(tensor)).copy_(tensor)
         self.epoch, self.batch, self.best_epoch = saved["epoch"], saved["batch"], saved["best_epoch"]
-        self.totals = saved["totals"].to(self.totals.device)
+        self.totals.copy_(saved["totals"])
         self.epoch_seconds = saved["epoch_seconds"]
         self.history = [EpochMetrics.model_validate(metrics) for metrics in saved["history"]]
-        self.resumed = saved["resumed"] + 1
+
+
+def surroundings() -> str:
+    """What float rounding depends on besides the code: torch's version and the number of threads."""
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads"

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,7 @@ from deatbench.attacks.borrow import mode
 from deatbench.attacks.rng import BatchRng
 from deatbench.engine.capture import CapturedStep, Draw, RecordingRng, capturable, stream_of_its_own
 from deatbench.engine.execution import Execution, fast_kernels
+from deatbench.engine.interruption import Interruption
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.seeding import derive, seed_everything
 from deatbench.engine.selfcheck import check_gradient
@@ -42,12 +44,19 @@ class Step:
         state: restored before the step is made; its tensors keep their addresses from then on.
         monitor: is told which form the step takes, and why if it is a slower one.
         execution: None: from the environment.
+        stop: may end an attack at once, by raising Stopped out of the step.
     """
 
     def __init__(
-        self, plan: Plan, state: TrainState, monitor: Monitor | None = None, execution: Execution | None = None
+        self,
+        plan: Plan,
+        state: TrainState,
+        monitor: Monitor | None = None,
+        execution: Execution | None = None,
+        stop: Interruption | None = None,
     ) -> None:
         self.plan, self.state, self.monitor = plan, state, monitor or Monitor()
+        self.stop = stop or Interruption()
         self.execution = execution or Execution.from_environment()
         self.cuda = plan.device.type == "cuda"
         self.half = plan.config.precision == "bf16"
@@ -55,6 +64,7 @@ class Step:
         self.network: nn.Module = state.model  # what the loss asks
         self.search: nn.Module | None = None  # what the attack asks; None: the network itself
         self.captured: CapturedStep | None = None
+        self._inner = plan.inner
         self.preparation_seconds = 0.0
         self._graph = self._wanted(self.execution.graph) and capturable(state.optimizer, self.cuda)
         self._generator = torch.Generator(device=plan.device)
@@ -65,49 +75,69 @@ class Step:
 
     def __call__(self, x_NCHW: Tensor, y_N: Tensor, position: int, lr: float) -> None:
         """Train on images in [0, 1] that are not yet augmented; `position` counts batches since the run began."""
+        state, seed = self.state, self.plan.config.seed
         with stream_of_its_own(self._stream), fast_kernels(self.cuda, self.execution.algorithms == "all"):
+            if not state.memory:
+                state.memory = self.plan.method.memory(x_NCHW.contiguous(memory_format=torch.channels_last))
             if not self._ready:
-                self._prepare(x_NCHW.contiguous(memory_format=torch.channels_last), y_N)
-            seed_everything(self.plan.config.seed, "step", position)
-            self._generator.manual_seed(derive(self.plan.config.seed, "batch", position))
-            x_NCHW = self.plan.augment(x_NCHW, self._generator).contiguous(memory_format=torch.channels_last)
+                self._prepare(self._batch(x_NCHW, y_N))
+            seed_everything(seed, "step", position)
+            self._generator.manual_seed(derive(seed, "batch", position))
+            batch = self._batch(*self._augmented(x_NCHW, y_N))
+            self._inner, full_eps = self.plan.inner_at(position)
             self._set_lr(lr)
-            self.state.model.train()
-            if self._graph and self.captured is None and self._done >= FREE_STEPS:
-                self._capture(x_NCHW, y_N)
-            if self.captured is not None and self.captured.fits(x_NCHW):
-                self.captured.replay(x_NCHW, y_N, self._generator)
+            state.model.train()
+            if self._graph and self.captured is None and self._done >= FREE_STEPS and full_eps:
+                self._capture(batch)
+            if self.captured is not None and self.captured.fits(batch):
+                self.captured.replay(batch, self._generator)
             else:
-                self._run_freely(x_NCHW, y_N)
+                self._run_freely(batch)
         self._done += 1
 
-    def _run_freely(self, x_NCHW: Tensor, y_N: Tensor) -> None:
-        rng = RecordingRng(self._generator) if self._graph and self.captured is None else BatchRng(self._generator)
-        self._work(Batch(x_NCHW, y_N, rng))
-        if isinstance(rng, RecordingRng):
-            self._draws = rng.draws
+    def _augmented(self, x_NCHW: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        augmented = self.plan.augment(x_NCHW, y_N, self._generator)
+        return augmented.x_NCHW, y_N, augmented.other_N, augmented.share_N
+
+    def _batch(
+        self, x_NCHW: Tensor, y_N: Tensor, other_N: Tensor | None = None, share_N: Tensor | None = None
+    ) -> Batch:
+        x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+        smoothing, memory = self.plan.config.label_smoothing, self.state.memory
+        return Batch(x_NCHW, y_N, BatchRng(self._generator), other_N, share_N, smoothing, memory)
+
+    def _run_freely(self, batch: Batch) -> None:
+        if self._graph and self.captured is None:
+            rng = RecordingRng(self._generator)
+            batch, self._draws = replace(batch, rng=rng), rng.draws
+        self._work(batch)
 
     def _work(self, batch: Batch) -> None:
         """The step itself, free of host syncs once the first one is done."""
-        if self.form is not None:
-            self.form.refresh()
-        losses = self._losses(self.network, self._perturb(self.search, batch), batch)
-        self.state.optimizer.zero_grad(set_to_none=True)
-        losses.loss.backward()
-        self._update()
-        self._average()
-        self.state.totals += self._counts(losses, batch.y_N)
+        for _ in range(self.plan.method.replays):
+            if self.form is not None:
+                self.form.refresh()
+            x_adv_NCHW = self._perturb(self.search, batch)
+            self.state.optimizer.zero_grad(set_to_none=True)
+            losses = self.plan.method.descend(self.network, batch, x_adv_NCHW, self._inner, self._autocast)
+            self._update()
+            self._average()
+            self.state.totals += self._counts(losses, batch.y_N)
 
     def _perturb(self, search: nn.Module | None, batch: Batch) -> Tensor:
-        plan = self.plan
+        plan, inner = self.plan, self._inner
         if search is not None:
-            return plan.method.perturb(search, batch, plan.inner).detach()
-        with self._autocast(), mode(self.state.model, training=plan.inner.bn_mode == "train"):
-            return plan.method.perturb(self.state.model, batch, plan.inner).detach()
+            with self._interruptible():
+                return plan.method.perturb(search, batch, inner).detach()
+        with self._autocast(), mode(self.state.model, training=inner.bn_mode == "train"):
+            return plan.method.perturb(self.state.model, batch, inner).detach()
 
-    def _losses(self, network: nn.Module, x_adv_NCHW: Tensor, batch: Batch) -> Losses:
-        with self._autocast():
-            return self.plan.method.loss(network, batch, x_adv_NCHW)
+    def _interruptible(self) -> AbstractContextManager[None]:
+        """An attack on a form of its own changes nothing: a signal need not wait for its end, many seconds on a CPU.
+
+        Of several replays only the first is free to go; the updates of the others cannot be taken back.
+        """
+        return self.stop.at_once() if self.plan.method.replays == 1 else nullcontext()
 
     def _update(self) -> None:
         optimizer = self.state.optimizer
@@ -155,18 +185,18 @@ class Step:
         for group in self.state.optimizer.param_groups:
             group["lr"] = lr if self._lr is None or group.get("fused") is False else self._lr
 
-    def _prepare(self, x_NCHW: Tensor, y_N: Tensor) -> None:
+    def _prepare(self, batch: Batch) -> None:
         """Build the attack form, check its gradient, compile what is to be compiled; state and randomness stay."""
         started = time.perf_counter()
         self.state.model.train()
         plan = self.plan
         if plan.method.adversarial and self.execution.fold != "off" and plan.inner.bn_mode == "eval":
-            self._attempt("the folded attack form", lambda: self._build_form(x_NCHW, y_N))
+            self._attempt("the folded attack form", lambda: self._build_form(batch))
         if self._wanted(self.execution.compile):
             if self.form is not None:
-                self._attempt("the compiled attack", lambda: self._compile_attack(x_NCHW, y_N))
+                self._attempt("the compiled attack", lambda: self._compile_attack(batch))
             if self.execution.compile != "attack":
-                self._attempt("the compiled training pass", lambda: self._compile_network(x_NCHW, y_N))
+                self._attempt("the compiled training pass", lambda: self._compile_network(batch))
         if self.cuda:
             torch.cuda.synchronize(plan.device)
         self.preparation_seconds = time.perf_counter() - started
@@ -182,34 +212,35 @@ class Step:
         graph = "graph captured" if self.captured else f"graph after {FREE_STEPS} steps" if self._graph else "no graph"
         return f"attack {attack}, compiled: {' and '.join(compiled) or 'nothing'}, {graph}"
 
-    def _build_form(self, x_NCHW: Tensor, y_N: Tensor) -> None:
+    def _build_form(self, batch: Batch) -> None:
         model, dtype = self.state.model, torch.bfloat16 if self.half else torch.float32
         if not worth_a_shadow(model, dtype):
             return
         wide = TENSOR_CORE_CHANNELS if self.cuda and self.half else 0
         channels = wide if self.execution.channels == "auto" else int(self.execution.channels)
         form = AttackForm(model, dtype, channels)
-        agreement = check_gradient(form, model, x_NCHW, y_N)
+        agreement = check_gradient(form, model, batch.x_NCHW, batch.y_N)
         if self.cuda:
             self.monitor.note(f"attack form's input gradient against float64: {agreement}")
         self.form = self.search = form
 
-    def _compile_attack(self, x_NCHW: Tensor, y_N: Tensor) -> None:
+    def _compile_attack(self, batch: Batch) -> None:
         assert self.form is not None
         compiled = self._compiled(self.form)
-        agreement = check_gradient(compiled, self.state.model, x_NCHW, y_N)
-        self._perturb(compiled, Batch(x_NCHW, y_N, BatchRng(torch.Generator(self.plan.device))))
+        agreement = check_gradient(compiled, self.state.model, batch.x_NCHW, batch.y_N)
+        self._perturb(compiled, batch)
         if self.cuda:
             self.monitor.note(f"compiled attack's input gradient against float64: {agreement}")
         self.search = compiled
 
-    def _compile_network(self, x_NCHW: Tensor, y_N: Tensor) -> None:
+    def _compile_network(self, batch: Batch) -> None:
         """Compile and try the training pass; statistics of batch norm are put back, gradients dropped."""
         before = [buffer.clone() for buffer in self.state.model.buffers()]
         compiled = self._compiled(self.state.model)
         try:
-            batch = Batch(x_NCHW, y_N, BatchRng(torch.Generator(self.plan.device)))
-            self._losses(compiled, x_NCHW, batch).loss.backward()
+            with self._autocast():
+                losses = self.plan.method.loss(compiled, batch, batch.x_NCHW)
+            losses.loss.backward()
         finally:
             self.state.optimizer.zero_grad(set_to_none=True)
             for buffer, value in zip(self.state.model.buffers(), before, strict=True):
@@ -223,9 +254,8 @@ class Step:
         compiled: nn.Module = torch.compile(network, dynamic=False, mode=self.execution.mode)  # type: ignore[assignment]
         return compiled
 
-    def _capture(self, x_NCHW: Tensor, y_N: Tensor) -> None:
+    def _capture(self, batch: Batch) -> None:
         self.state.optimizer.zero_grad(set_to_none=True)
-        batch = Batch(x_NCHW, y_N, BatchRng(self._generator))
 
         def capture() -> None:
             self.captured = CapturedStep(self._work, batch, self._draws, self._stream)

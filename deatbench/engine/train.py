@@ -6,33 +6,33 @@ threads): the order of images and every random number are functions of (seed, po
 
 from __future__ import annotations
 
+import dataclasses
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 
-from deatbench.attacks.pgd import PGD
 from deatbench.config import RunConfig
-from deatbench.data import Dataset, Images
+from deatbench.data import Dataset
+from deatbench.data.augment import Augment
 from deatbench.engine.checkpoint import save_state, save_weights
-from deatbench.engine.evaluate import Settings, evaluate
-from deatbench.engine.interruption import Interruption
+from deatbench.engine.guard import MOST_ROLLBACKS, failure, not_finite
+from deatbench.engine.interruption import Interruption, Stopped
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.schedule import learning_rate
-from deatbench.engine.search import Search
 from deatbench.engine.seeding import epoch_order
-from deatbench.engine.state import TOTALS, TrainState
+from deatbench.engine.state import TrainState
 from deatbench.engine.step import Step
+from deatbench.engine.validation import measure_epoch, refresh_statistics, selection_key
 from deatbench.errors import DeatbenchError, InterruptedRun
 from deatbench.methods import Method
 from deatbench.methods.base import Inner
-from deatbench.records import EpochMetrics, ModelSpec
+from deatbench.records import EpochMetrics, Flag, ModelSpec
 from deatbench.store import RunFolder, atomic_write_text
 
 SAVE_EVERY_SECONDS = 300.0
-VALIDATION_BATCH = 1000
 LARGE_MODEL = 16 << 20  # bytes; the state of a larger one takes long to write
 LARGE_MODEL_SECONDS = 30.0  # so it is saved after an epoch only if so much time would be lost
 
@@ -46,7 +46,7 @@ class Plan:
     inner: Inner
     data: Dataset
     spec: ModelSpec
-    augment: Callable[[Tensor, torch.Generator], Tensor]
+    augment: Augment
     device: torch.device
     peak_lr: float
 
@@ -55,20 +55,55 @@ class Plan:
         """Full batches only, so that batch norm never sees a batch of one; at least one batch."""
         return max(1, len(self.data.train) // self.config.batch_size)
 
+    def inner_at(self, position: int) -> tuple[Inner, bool]:
+        """The inner attack at batch `position`, and whether its radius is full: warming up, it grows from 0."""
+        warmup = self.config.eps_warmup * self.batches_per_epoch
+        if position + 1 >= warmup:
+            return self.inner, True
+        return dataclasses.replace(self.inner, threat=self.inner.threat.scaled((position + 1) / warmup)), False
 
-def fit(state: TrainState, plan: Plan, folder: RunFolder, stop: Interruption, monitor: Monitor) -> None:
-    """Train until the last epoch; `folder` then holds best and last weights and metrics.jsonl.
 
-    Raises InterruptedRun when `stop` is set (the state is saved), DeatbenchError when the loss is NaN or infinite.
+def fit(
+    state: TrainState,
+    plan: Plan,
+    folder: RunFolder,
+    stop: Interruption,
+    monitor: Monitor,
+    after_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+) -> None:
+    """Train until the last epoch; `folder` then holds best and last weights, those of averages, and metrics.jsonl.
+
+    Raises InterruptedRun when `stop` is set (the state is saved), DeatbenchError when training has failed and the
+    configuration's guard says to stop, or nothing else is left to do.
     """
     epochs = plan.config.epochs
     monitor.start("train", epochs * plan.batches_per_epoch)
     monitor.advance(state.epoch * plan.batches_per_epoch + state.batch)
-    step, saves = Step(plan, state, monitor), _Saves(folder, state)
+    step, saves = Step(plan, state, monitor, stop=stop), _Saves(folder, state)
+    if plan.config.guard == "rollback" and state.sound is None:
+        state.mark_sound()
     while state.epoch < epochs:
-        _train_epoch(state, plan, step, saves, stop, monitor)
-        _close_epoch(state, plan, saves)
-        monitor.advance(0, f"{describe(state.history[-1], epochs)}{_load(state, plan)}")
+        try:
+            _train_epoch(state, plan, step, saves, stop, monitor)
+            with stop.at_once():
+                wrong, metrics = _measure(state, plan)
+        except Stopped:
+            saves.save_and_leave(state, plan, stop)
+        if wrong is not None and plan.config.guard == "rollback":
+            before = state.epoch * plan.batches_per_epoch + state.batch
+            _take_back(state, wrong, monitor)
+            monitor.advance(state.epoch * plan.batches_per_epoch - before)
+            step = Step(plan, state, monitor, stop=stop)  # the old one holds the optimizer's old tensors
+            continue
+        if metrics is None or (wrong is not None and plan.config.guard == "stop"):
+            assert wrong is not None
+            raise DeatbenchError(wrong.message, "lower optimizer.lr, or --set guard=rollback")
+        if wrong is not None:
+            state.flags.append(wrong)
+            monitor.note(wrong.message)
+        _close_epoch(state, plan, metrics, saves)
+        after_epoch(metrics)
+        monitor.advance(0, f"{describe(metrics, epochs)}{_load(state, plan)}")
     monitor.finish(describe(state.history[-1], epochs))
 
 
@@ -80,11 +115,17 @@ def describe(metrics: EpochMetrics, epochs: int) -> str:
     return f"epoch {metrics.epoch}/{epochs}  loss {metrics.loss:.3f}{validation}  {metrics.images_per_second:.0f} img/s"
 
 
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that this process has held: on the device, on the CPU at all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def _load(state: TrainState, plan: Plan) -> str:
-    """The work of the last epoch per second, and the most memory that the device has held."""
-    work = state.history[-1].images_per_second * plan.method.passes(plan.inner)
-    peak = f"  peak {torch.cuda.max_memory_allocated(plan.device) / 1e9:.1f} GB" if plan.device.type == "cuda" else ""
-    return f"  {work:,.0f} forwards/s{peak}"
+    """The work of the last epoch per second, and the most memory that was held."""
+    work = state.history[-1].images_per_second * plan.method.passes(plan.inner) / plan.method.replays
+    return f"  {work:,.0f} forwards/s  peak {state.peak_bytes / 1e9:.1f} GB"
 
 
 def _train_epoch(
@@ -97,7 +138,7 @@ def _train_epoch(
     before, started = state.epoch_seconds, time.perf_counter()
     for x_NCHW, y_N in plan.data.train.batches(index_batches, plan.device):
         t = state.epoch + (state.batch + 1) / count
-        lr = learning_rate(plan.config.schedule, plan.peak_lr, t, plan.config.epochs)
+        lr = state.lr_factor * learning_rate(plan.config.schedule, plan.peak_lr, t, plan.config.epochs)
         step(x_NCHW, y_N, state.epoch * count + state.batch, lr)
         state.batch += 1
         if state.batch == count and plan.device.type == "cuda":
@@ -105,13 +146,10 @@ def _train_epoch(
         now = time.perf_counter()
         state.epoch_seconds = before + now - started
         monitor.advance(1)
-        if stop or saves.age > SAVE_EVERY_SECONDS:
-            saves.save(state, state.epoch * count + state.batch)
         if stop:
-            raise InterruptedRun(
-                f"{stop.signal}: stopped in epoch {state.epoch + 1}, state saved in {saves.folder.path}",
-                "the same command continues",
-            )
+            saves.save_and_leave(state, plan, stop)
+        if saves.age > SAVE_EVERY_SECONDS:
+            saves.save(state, plan)
 
 
 class _Saves:
@@ -127,82 +165,71 @@ class _Saves:
         """Seconds of work that a kill would cost now."""
         return time.perf_counter() - self._last
 
-    def save(self, state: TrainState, position: int) -> None:
-        save_state(self.folder, position, state.dump())
+    def save(self, state: TrainState, plan: Plan) -> None:
+        """Write the state, unless there is nothing finite left to save."""
+        if torch.isfinite(state.totals).all():
+            save_state(self.folder, state.epoch * plan.batches_per_epoch + state.batch, state.dump())
         self._last = time.perf_counter()
 
     def save_epoch(self, state: TrainState, plan: Plan) -> None:
         """After every epoch; a large state after short epochs only now and then, and after the last."""
         if not self._large or self.age > LARGE_MODEL_SECONDS or state.epoch == plan.config.epochs:
-            self.save(state, state.epoch * plan.batches_per_epoch)
+            self.save(state, plan)
+
+    def save_and_leave(self, state: TrainState, plan: Plan, stop: Interruption) -> None:
+        """Raises InterruptedRun, the state being safe."""
+        self.save(state, plan)
+        message = f"{stop.signal}: stopped in epoch {state.epoch + 1}, state saved in {self.folder.path}"
+        raise InterruptedRun(message, "the same command continues")
 
 
-def _close_epoch(state: TrainState, plan: Plan, saves: _Saves) -> None:
-    """Measure, remember, save: weights first, the resume state last, so that a kill in between repeats the same."""
-    folder = saves.folder
-    metrics = _measure(state, plan)
+def _measure(state: TrainState, plan: Plan) -> tuple[Flag | None, EpochMetrics | None]:
+    """(what is wrong, the epoch's metrics); a loss that is not finite leaves nothing to measure."""
+    if not torch.isfinite(state.totals).all():
+        return not_finite(state.epoch + 1), None
+    metrics = measure_epoch(state, plan)
+    last = metrics.epoch == plan.config.epochs
+    return failure(metrics, state.history, plan.spec.num_classes, last), metrics
+
+
+def _take_back(state: TrainState, wrong: Flag, monitor: Monitor) -> None:
+    """Back to the last epoch in order, at half the learning rate; not for ever."""
+    if sum(flag.code == wrong.code for flag in state.flags) >= MOST_ROLLBACKS:
+        raise DeatbenchError(f"{wrong.message}, after {MOST_ROLLBACKS} rollbacks", "lower optimizer.lr")
+    assert state.sound is not None
+    again = f"continued from epoch {state.sound['epoch']} with half the learning rate"
+    state.take_back(Flag(code=wrong.code, message=f"{wrong.message}; {again}"))
+    monitor.note(state.flags[-1].message)
+
+
+def _close_epoch(state: TrainState, plan: Plan, metrics: EpochMetrics, saves: _Saves) -> None:
+    """Remember and save: weights first, the resume state last, so that a kill in between repeats the same."""
+    folder, epochs = saves.folder, plan.config.epochs
     state.history.append(metrics)
     state.epoch, state.batch, state.epoch_seconds = state.epoch + 1, 0, 0.0
     state.totals.zero_()
-    if _selection_key(plan.method, metrics) > _selection_key(plan.method, _best_so_far(state)):
+    state.peak_bytes = max(state.peak_bytes, peak_bytes(plan.device))
+    if selection_key(plan.method, metrics) > selection_key(plan.method, _best_so_far(state)):
         state.best_epoch = metrics.epoch
-        save_weights(folder.weights("best"), state.evaluated, plan.spec)
-    if state.epoch == plan.config.epochs:
-        save_weights(folder.weights("last"), state.evaluated, plan.spec)
+        save_weights(folder.weights("best"), state.model, plan.spec)
+    if state.swa is not None and plan.config.swa_start is not None and state.epoch > plan.config.swa_start * epochs:
+        state.swa.update_parameters(state.model)
+    if plan.config.guard == "rollback":
+        state.mark_sound()
+    if state.epoch == epochs:
+        _save_last(state, plan, folder)
     lines = (line.model_dump_json() for line in state.history)
     atomic_write_text(folder.metrics, "\n".join(lines) + "\n")
     saves.save_epoch(state, plan)
 
 
+def _save_last(state: TrainState, plan: Plan, folder: RunFolder) -> None:
+    save_weights(folder.weights("last"), state.model, plan.spec)
+    if state.swa is not None:
+        refresh_statistics(state.swa, plan)
+    for name, average in state.averages.items():
+        save_weights(folder.weights(name), average.module, plan.spec)
+
+
 def _best_so_far(state: TrainState) -> EpochMetrics | None:
     return next((metrics for metrics in state.history if metrics.epoch == state.best_epoch), None)
-
-
-def _selection_key(method: Method, metrics: EpochMetrics | None) -> tuple[float, ...]:
-    """Best is chosen on validation images: by robust accuracy, for a method that does not seek it by clean accuracy.
-
-    Without a validation split every epoch is better than the one before, so that best is last.
-    """
-    if metrics is None:
-        return (-1.0,)
-    if metrics.val_robust_acc is None or metrics.val_clean_acc is None:
-        return (float(metrics.epoch),)
-    first, second = metrics.val_robust_acc, metrics.val_clean_acc
-    return (first, second) if method.adversarial else (second, first)
-
-
-def _measure(state: TrainState, plan: Plan) -> EpochMetrics:
-    sums = dict(zip(TOTALS, state.totals.tolist(), strict=True))
-    if not torch.isfinite(state.totals).all():
-        raise DeatbenchError(
-            f"the loss became NaN or infinite in epoch {state.epoch + 1}", "lower optimizer.lr with --set optimizer.lr="
-        )
-    n_val = len(plan.data.val)
-    subset = plan.data.train.subset(epoch_order(len(plan.data.train), 0, -1)[: max(n_val, 100)])
-    subset_clean, subset_robust = _accuracies(state.evaluated, subset, plan)
-    val_clean, val_robust = _accuracies(state.evaluated, plan.data.val, plan) if n_val else (None, None)
-    return EpochMetrics(
-        epoch=state.epoch + 1,
-        lr=learning_rate(plan.config.schedule, plan.peak_lr, state.epoch + 1, plan.config.epochs),
-        loss=sums["loss"] / sums["images"],
-        train_clean_acc=sums["clean_correct"] / sums["clean_seen"] if sums["clean_seen"] else None,
-        train_robust_acc=sums["robust_correct"] / sums["robust_seen"] if sums["robust_seen"] else None,
-        subset_clean_acc=subset_clean,
-        subset_robust_acc=subset_robust,
-        val_clean_acc=val_clean,
-        val_robust_acc=val_robust,
-        seconds=round(state.epoch_seconds, 3),
-        images_per_second=round(sums["images"] / max(state.epoch_seconds, 1e-9), 1),
-    )
-
-
-def _accuracies(model: nn.Module, images: Images, plan: Plan) -> tuple[float, float]:
-    """Clean and PGD accuracy in eval mode, with the training attack's steps from a random start.
-
-    The attack computes in the run's precision, the verdicts are float32.
-    """
-    attack = PGD(steps=plan.inner.steps, rel_step=plan.inner.rel_step)
-    search = Search("bf16" if plan.config.precision == "bf16" else "fp32")
-    settings = Settings(seed=plan.config.seed, batch_size=VALIDATION_BATCH, search=search)
-    done = evaluate(model, images, plan.inner.threat, [attack], settings, device=plan.device)
-    return float(done.clean_N.mean()), float(done.robust[attack.name].mean())

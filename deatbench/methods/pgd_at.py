@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from deatbench.attacks.pgd import PGD
+from deatbench.attacks.gradient_ascent import ascend
 from deatbench.methods.base import METHODS, Batch, Inner, Losses, Method
 
 
@@ -19,9 +19,10 @@ class PGDAT(Method):
     """PGD adversarial training: cross-entropy on PGD-10 images (Madry et al. 2018)."""
 
     def perturb(self, model: nn.Module, batch: Batch, inner: Inner) -> Tensor:
-        attack = PGD(steps=inner.steps, rel_step=inner.rel_step, random_start=inner.random_start)
-        return attack(model, batch.x_NCHW, batch.y_N, inner.threat, batch.rng)
+        x_NCHW, threat = batch.x_NCHW, inner.threat
+        start = threat.random_start(x_NCHW, batch.rng) if inner.random_start else x_NCHW
+        return ascend(model, start, x_NCHW, batch.y_N, threat, batch.label_loss, inner.steps, inner.rel_step)
 
     def loss(self, model: nn.Module, batch: Batch, x_adv_NCHW: Tensor) -> Losses:
         logits_NK = model(x_adv_NCHW)
-        return Losses(nn.functional.cross_entropy(logits_NK, batch.y_N), None, logits_NK)
+        return Losses(batch.cross_entropy(logits_NK), None, logits_NK)

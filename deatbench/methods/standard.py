@@ -22,4 +22,4 @@ class Standard(Method):
 
     def loss(self, model: nn.Module, batch: Batch, x_adv_NCHW: Tensor) -> Losses:
         logits_NK = model(x_adv_NCHW)
-        return Losses(nn.functional.cross_entropy(logits_NK, batch.y_N), logits_NK, None)
+        return Losses(batch.cross_entropy(logits_NK), logits_NK, None)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deatbench.attacks.gradient import input_gradient
+from deatbench.attacks.gradient_ascent import ascend
 from deatbench.errors import ConfigError
 from deatbench.methods.base import METHODS, Batch, Inner, Losses, Method
 
@@ -43,17 +43,13 @@ class TRADES(Method):
         def divergence(logits_NK: Tensor, y_N: Tensor) -> Tensor:
             return F.kl_div(F.log_softmax(logits_NK, dim=1), clean_NK, reduction="none", log_target=True).sum(1)
 
-        x_adv_NCHW = x_NCHW + START_STD * batch.rng.normal(x_NCHW)
-        step = inner.rel_step * inner.threat.eps
-        for _ in range(inner.steps):
-            gradient = input_gradient(model, x_adv_NCHW, batch.y_N, divergence)
-            x_adv_NCHW = inner.threat.project(inner.threat.ascend(x_adv_NCHW, gradient, step), x_NCHW)
-        return x_adv_NCHW
+        start = x_NCHW + START_STD * batch.rng.normal(x_NCHW)
+        return ascend(model, start, x_NCHW, batch.y_N, inner.threat, divergence, inner.steps, inner.rel_step)
 
     def loss(self, model: nn.Module, batch: Batch, x_adv_NCHW: Tensor) -> Losses:
         clean_NK, adv_NK = model(batch.x_NCHW), model(x_adv_NCHW)
         robust = F.kl_div(F.log_softmax(adv_NK, 1), F.log_softmax(clean_NK, 1), reduction="batchmean", log_target=True)
-        return Losses(F.cross_entropy(clean_NK, batch.y_N) + self.beta * robust, clean_NK, adv_NK)
+        return Losses(batch.cross_entropy(clean_NK) + self.beta * robust, clean_NK, adv_NK)
 
     def passes(self, inner: Inner) -> float:
         return 1.0 + 2.0 * inner.steps + 6.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import torch
 
 from deatbench.archs.build import build_arch, count_flops, count_params
@@ -17,21 +15,39 @@ from deatbench.engine.monitor import Monitor
 from deatbench.engine.seeding import seed_everything
 from deatbench.engine.state import TrainState
 from deatbench.engine.train import Plan, fit
+from deatbench.engine.validation import chosen, measure_average
 from deatbench.methods import METHODS
 from deatbench.methods.base import Inner
 from deatbench.optim import OPTIMIZERS
 from deatbench.pipeline.machine import Machine, now
-from deatbench.records import Checkpoint, ModelSpec, TrainingRecord
+from deatbench.records import (
+    Accuracies,
+    Checkpoint,
+    EpochMetrics,
+    Flag,
+    ModelSpec,
+    Throughput,
+    TrainingRecord,
+)
 from deatbench.store import RunFolder, atomic_write_text, sha256_of, write_record
 from deatbench.threats import make_threat
+from deatbench.trackers import Trackers
 
 
-def train(config: RunConfig, machine: Machine, *, fresh: bool = False, monitor: Monitor | None = None) -> RunFolder:
+def train(
+    config: RunConfig,
+    machine: Machine,
+    *,
+    fresh: bool = False,
+    monitor: Monitor | None = None,
+    trackers: Trackers | None = None,
+) -> RunFolder:
     """Train, or continue, the run of `config`; a finished one is returned as it is unless `fresh`.
 
     Raises ConfigError if another process works on the same run, InterruptedRun after saving on a signal.
     """
     monitor = monitor or Monitor()
+    trackers = trackers or Trackers({}, monitor.note)
     folder = machine.home.run(config.run_id)
     if folder.finished and not fresh:
         monitor.note(f"{folder.path.name} is already trained (--fresh trains it again)")
@@ -42,13 +58,26 @@ def train(config: RunConfig, machine: Machine, *, fresh: bool = False, monitor: 
         if fresh:
             _clear(folder)
         atomic_write_text(folder.config, dump_config(config))
-        saved = load_state(folder, machine.device, monitor)
-        if saved is not None:
-            state.restore(saved)
-            monitor.note(f"continuing {folder.path.name} after epoch {state.epoch} (--fresh starts over)")
-        fit(state, plan, folder, stop, monitor)
+        _continue(state, folder, machine, monitor)
+        trackers.start(config.run_id, config.model_dump(mode="json"), folder.path)
+        fit(state, plan, folder, stop, monitor, trackers.epoch)
+        trackers.finish()
         write_record(folder.training, _training_record(config, plan, state, folder, machine))
     return folder
+
+
+def _continue(state: TrainState, folder: RunFolder, machine: Machine, monitor: Monitor) -> None:
+    """Take up what an earlier try has left, and say under which other surroundings it was made."""
+    saved = load_state(folder, machine.device, monitor)
+    if saved is None:
+        return
+    state.restore(saved)
+    monitor.note(f"continuing {folder.path.name} after epoch {state.epoch} (--fresh starts over)")
+    if len(state.made_with) > 1:
+        message = f"made in parts under {', then '.join(state.made_with)}: not bit for bit the run of one of them"
+        state.flags = [flag for flag in state.flags if flag.code != "resumed_elsewhere"]
+        state.flags.append(Flag(code="resumed_elsewhere", message=message))
+        monitor.note(message)
 
 
 def _clear(folder: RunFolder) -> None:
@@ -83,16 +112,19 @@ def prepare(config: RunConfig, data: Dataset, device: torch.device) -> tuple[Pla
         spec=spec,
         augment=augment(data.augment if config.augment == "auto" else config.augment),
         device=device,
-        peak_lr=optimizer.param_groups[0]["lr"],
+        peak_lr=optimizer.param_groups[0]["lr"] * (config.batch_size / config.lr_batch if config.lr_batch else 1.0),
     )
-    return plan, TrainState.fresh(model, optimizer, config.ema)
+    return plan, TrainState.fresh(model, optimizer, config.ema, swa=config.swa_start is not None)
 
 
 def _training_record(
     config: RunConfig, plan: Plan, state: TrainState, folder: RunFolder, machine: Machine
 ) -> TrainingRecord:
     last = state.history[-1]
+    best = next(metrics for metrics in state.history if metrics.epoch == state.best_epoch)
     spec = plan.spec
+    validation = _validation(plan, state, best, last)
+    checkpoints: list[Checkpoint] = ["best", "last", *state.averages]
     return TrainingRecord(
         id=config.run_id,
         created=now(),
@@ -107,11 +139,38 @@ def _training_record(
         n_val=len(plan.data.val),
         best_epoch=state.best_epoch,
         final=last,
-        best=next(metrics for metrics in state.history if metrics.epoch == state.best_epoch),
+        best=best,
         seconds=round(sum(metrics.seconds for metrics in state.history), 2),
         hardware=hardware_name(plan.device),
         resumed=state.resumed,
-        weights={checkpoint: sha256_of(folder.weights(checkpoint)) for checkpoint in get_args(Checkpoint)},
+        weights={checkpoint: sha256_of(folder.weights(checkpoint)) for checkpoint in checkpoints},
+        chosen=chosen(plan.method, validation),
+        validation=validation,
+        throughput=_throughput(plan, state),
+        flags=tuple(state.flags),
         env=environment(plan.device),
         command=machine.command,
+    )
+
+
+def _validation(plan: Plan, state: TrainState, best: EpochMetrics, last: EpochMetrics) -> dict[Checkpoint, Accuracies]:
+    """What each kept set of weights reaches on validation images; nothing without such."""
+    if best.val_clean_acc is None:
+        return {}
+    found: dict[Checkpoint, Accuracies | None] = {}
+    epochs: tuple[tuple[Checkpoint, EpochMetrics], ...] = (("best", best), ("last", last))
+    for checkpoint, metrics in epochs:
+        clean_acc, robust_acc = metrics.probed_acc
+        found[checkpoint] = Accuracies(clean_acc=clean_acc, robust_acc=robust_acc)
+    found |= {name: measure_average(average, plan) for name, average in state.averages.items()}
+    return {name: accuracies for name, accuracies in found.items() if accuracies is not None}
+
+
+def _throughput(plan: Plan, state: TrainState) -> Throughput:
+    seconds = max(sum(metrics.seconds for metrics in state.history), 1e-9)
+    images = sum(metrics.images_per_second * metrics.seconds for metrics in state.history)
+    return Throughput(
+        images_per_second=round(images / seconds, 1),
+        forwards_per_second=round(images * plan.method.passes(plan.inner) / plan.method.replays / seconds, 1),
+        peak_memory_mb=round(state.peak_bytes / 1e6, 1),
     )

@@ -124,7 +124,7 @@ def test_resuming_changes_no_bit(method: str, few_digits: Dataset, tmp_path: Pat
 
 
 # Each part of the state, and a run in which forgetting it shows. At learning rate 0 no epoch beats the first.
-PARTS = dict.fromkeys(("model", "optimizer", "ema", "epoch", "batch", "totals", "history"), 0.1) | {"best_epoch": 0.0}
+PARTS = dict.fromkeys(("model", "optimizer", "averages", "epoch", "batch", "totals", "history"), 0.1) | {"best_epoch": 0.0}
 BOOKKEEPING = {"epoch_seconds": 1000.0, "resumed": 5}
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from deatbench.data import DATASETS, DataLocation, Dataset, found, get, load_dataset
 from deatbench.data import cifar10 as cifar10_file
-from deatbench.data.augment import AUGMENTS, augment, crop, crop_flip
+from deatbench.data.augment import augment
 from deatbench.data.cifar_binary import read_binary
 from deatbench.data.cifar_python import parse_batch
 from deatbench.data.download import Remote, download, unpack
@@ -702,75 +702,10 @@ def test_a_damaged_download_leaves_nothing(nowhere: Path, monkeypatch: pytest.Mo
 # augmentation
 
 
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def windows(image_CHW: torch.Tensor, padding: int, mirrored: bool) -> list[torch.Tensor]:
-    """Every image that a random crop (and flip) may give."""
-    _, height, width = image_CHW.shape
-    framed = torch.nn.functional.pad(image_CHW, (padding,) * 4)
-    places = range(2 * padding + 1)
-    cuts = [framed[:, top : top + height, left : left + width] for top in places for left in places]
-    return cuts + [cut.flip(-1) for cut in cuts] * mirrored
-
-
-@given(
-    seed=st.integers(0, 2**31),
-    shape=st.sampled_from([(3, 1, 8, 8), (2, 3, 9, 11), (1, 3, 8, 16)]),
-    padding=st.sampled_from([None, 0, 1, 2]),
-    flip=st.booleans(),
-)
-@settings(max_examples=40, deadline=None)
-def test_crops_are_windows_of_the_framed_image(
-    seed: int, shape: tuple[int, int, int, int], padding: int | None, flip: bool
-) -> None:
-    x_NCHW = torch.rand(shape, generator=generator(1))
-    cut = crop_flip if flip else crop
-    y_NCHW = cut(x_NCHW, generator(seed), padding)
-    assert y_NCHW.shape == x_NCHW.shape
-    assert y_NCHW.dtype == x_NCHW.dtype
-    assert y_NCHW.min() >= 0
-    assert y_NCHW.max() <= 1
-    assert torch.equal(y_NCHW, cut(x_NCHW, generator(seed), padding))
-    frame = shape[2] // 8 if padding is None else padding
-    for x_CHW, y_CHW in zip(x_NCHW, y_NCHW, strict=True):
-        assert any(torch.equal(y_CHW, window) for window in windows(x_CHW, frame, flip))
-
-
-def test_every_window_comes_equally_often() -> None:
-    x_NCHW = torch.rand(1, 1, 8, 8, generator=generator(0)).expand(3600, 1, 8, 8)
-    y_NCHW = crop_flip(x_NCHW, generator(3))
-    counts = [(y_NCHW == window).flatten(1).all(1).sum().item() for window in windows(x_NCHW[0], 1, True)]
-    assert sum(counts) == 3600
-    assert all(130 < count < 270 for count in counts), counts  # 18 windows, 200 each, five standard deviations
-
-
-def test_default_padding_is_the_customary_one() -> None:
-    for size, padding in ((8, 1), (32, 4)):
-        x_NCHW = torch.rand(4, 1, size, size, generator=generator(0))
-        assert torch.equal(crop(x_NCHW, generator(1)), crop(x_NCHW, generator(1), padding))
-
-
-def test_augmentation_leaves_its_input_and_the_global_generator_alone() -> None:
-    x_NCHW = torch.rand(4, 3, 8, 8)
-    before, state = x_NCHW.clone(), torch.get_rng_state()
-    for name in AUGMENTS:
-        augment(name)(x_NCHW, generator(0))
-    assert torch.equal(x_NCHW, before)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert augment("none")(x_NCHW, generator(0)) is x_NCHW
-
-
-def test_unknown_augmentation() -> None:
-    with pytest.raises(UnknownNameError, match="crop-flip"):
-        augment("crop-flp")
-
-
 @pytest.mark.parametrize("name", ["digits", "cifar10", "fashion_mnist"])
 def test_recommended_augmentations_exist(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "cifar10":
         monkeypatch.setenv("DEATBENCH_DATA", str(cifar10_folder()))
     elif name == "fashion_mnist" and not DEBIAN_FASHION.is_dir():
         pytest.skip("Debian's dataset-fashion-mnist is not installed")
-    assert DATASETS[name](DataLocation()).augment in AUGMENTS
+    augment(DATASETS[name](DataLocation()).augment)

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "deatbench"
 BASE = {"errors", "registry", "records"}  # value types and messages: for everybody
-ENGINE = {"config", "store", "evidence", "threats", "data", "archs", "attacks", "optim", "methods"}
+ENGINE = {"config", "store", "evidence", "threats", "data", "archs", "attacks", "optim", "methods", "trackers"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "archs": BASE,
     "optim": {"errors", "registry"},
     "attacks": BASE | {"threats"},
+    "trackers": BASE,
     "methods": BASE | {"attacks", "threats", "optim"},
     "engine": BASE | ENGINE,
     "soundness": BASE | {"attacks", "threats", "data"},
@@ -34,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": BASE | ENGINE | {"engine", "soundness", "models", "report", "pipeline"},
     "__main__": {"cli"},
 }
-NO_TORCH = ("errors", "registry", "records", "config", "store", "evidence", "report")
+NO_TORCH = ("errors", "registry", "records", "config", "store", "evidence", "report", "trackers")
 
 
 def modules() -> dict[str, Path]:

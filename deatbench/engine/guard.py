@@ -1,0 +1,35 @@
+"""Training that has gone wrong, seen after an epoch and named: never published without saying so.
+
+Catastrophic overfitting: Wong, Rice, Kolter 2020 (arXiv 2001.03994), section 5.4: single-step attacks fail against a
+network that PGD breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deatbench.records import EpochMetrics, Flag
+
+MOST_ROLLBACKS = 3
+SINGLE_STEP_GAP = 0.1  # FGSM is weaker than PGD by a few points against sound networks
+
+
+def not_finite(epoch: int) -> Flag:
+    """The loss of epoch `epoch` was NaN or infinite."""
+    return Flag(code="nonfinite_loss", message=f"the loss became NaN or infinite in epoch {epoch}")
+
+
+def failure(metrics: EpochMetrics, history: Sequence[EpochMetrics], num_classes: int, last_epoch: bool) -> Flag | None:
+    """What is wrong with the network after an epoch, None if nothing is seen; `history` holds the epochs before."""
+    clean, robust = metrics.probed_acc
+    if metrics.val_fgsm_acc is not None:
+        single = metrics.val_fgsm_acc
+        if robust < single / 2 and single - robust > SINGLE_STEP_GAP:
+            message = f"catastrophic overfitting in epoch {metrics.epoch}: FGSM leaves {single:.1%}, PGD {robust:.1%}"
+            return Flag(code="catastrophic_overfitting", message=message)
+    chance = 1 / num_classes
+    better = max((before.probed_acc[0] for before in history), default=0.0)
+    if clean <= 1.2 * chance and (better >= 2 * chance or last_epoch):
+        message = f"collapsed to chance in epoch {metrics.epoch}: {clean:.1%} of clean images, {better:.1%} before"
+        return Flag(code="collapse", message=message)
+    return None

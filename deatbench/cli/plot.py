@@ -63,7 +63,7 @@ def plot(runs: tuple[str, ...], metric: str | None, home: Path, out: Path | None
 
 def _folders(names: Sequence[str], home: Home) -> list[RunFolder]:
     """The runs' folders in the order named, each once."""
-    found = {}
+    found: dict[Path, RunFolder] = {}
     for name in names:
         folder = _latest(home) if name == LATEST else _folder(name, home)
         found.setdefault(folder.path.resolve(), folder)
@@ -97,7 +97,7 @@ def _folder(name: str, home: Home) -> RunFolder:
         return folder
     entries = [entry.name for entry in home.zoo_entries()]
     if plain in entries:
-        raise MissingError(f"the zoo keeps no curves of {plain}", f"its run would be {home.runs / plain}")
+        raise MissingError(f"the zoo keeps no curves, and the run {home.runs / plain} is not here")
     known = [folder.parent.name for folder in home.runs.glob("*/config.yaml")]
     near = difflib.get_close_matches(plain, sorted({*known, *entries}), n=2, cutoff=0.6)
     guess = f"did you mean {' or '.join(near)}?" if near else f"runs lie in {home.runs}; --home names another folder"

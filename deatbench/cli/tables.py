@@ -80,11 +80,15 @@ def accuracy(metric: Metric | None, between: str = " ") -> str:
 
 def print_trainings(records: Sequence[TrainingRecord]) -> None:
     """One line per run and kept checkpoint: accuracy on the validation images."""
-    rows = [
-        [record.id, kept, str(at.epoch), f"{at.loss:.3f}", share(at.val_clean_acc), share(at.val_robust_acc)]
-        for record in records
-        for kept, at in (("best", record.best), ("last", record.final))
-    ]
+    rows = []
+    for record in records:
+        for kept, at in (("best", record.best), ("last", record.final)):
+            measured = share(at.val_clean_acc), share(at.val_robust_acc)
+            rows.append([record.id, kept, str(at.epoch), f"{at.loss:.3f}", *measured])
+        for kept in record.weights.keys() - {"best", "last"}:
+            average = record.validation.get(kept)
+            measured = share(average and average.clean_acc), share(average and average.robust_acc)
+            rows.append([record.id, kept, str(record.final.epoch), "-", *measured])
     print_table(["run", "weights", "epoch", "loss", "val clean", "val robust"], rows)
 
 

@@ -20,7 +20,7 @@ linear layers), and neither biases nor batch norm. Differences from that code:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.errors import ConfigError, UnknownNameError
-from deatbench.methods.base import METHODS, Batch, Inner, Losses, Method
+from deatbench.methods.base import METHODS, Batch, Inner, Losses, Method, Precision
 from deatbench.methods.mart import MART
 from deatbench.methods.pgd_at import PGDAT
 from deatbench.methods.trades import TRADES
@@ -79,10 +79,12 @@ class AWP(Method):
         return self.wrapped.loss(model, batch, x_adv_NCHW)
 
     @contextmanager
-    def displaced(self, model: nn.Module, batch: Batch, x_adv_NCHW: Tensor) -> Iterator[None]:
+    def displaced(
+        self, model: nn.Module, batch: Batch, x_adv_NCHW: Tensor, precision: Precision = nullcontext
+    ) -> Iterator[None]:
         """The network at w + v; on leaving, also by an exception, at w."""
         weights = _moved(model)
-        v = self._perturbation(model, batch, x_adv_NCHW, weights)
+        v = self._perturbation(model, batch, x_adv_NCHW, weights, precision)
         before = _copies(weights)
         try:
             with torch.no_grad():
@@ -92,11 +94,15 @@ class AWP(Method):
             with torch.no_grad():
                 torch._foreach_copy_(weights, before)
 
-    def _perturbation(self, model: nn.Module, batch: Batch, x_adv_NCHW: Tensor, weights: list[Tensor]) -> list[Tensor]:
+    def _perturbation(
+        self, model: nn.Module, batch: Batch, x_adv_NCHW: Tensor, weights: list[Tensor], precision: Precision
+    ) -> list[Tensor]:
         """v, layer by layer. Nothing waits for the device: all is tensors, also the norms."""
         with _statistics_kept(model):
-            loss = self.loss(model, batch, x_adv_NCHW).loss
+            with precision():
+                loss = self.loss(model, batch, x_adv_NCHW).loss
             gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+        batch.average(gradients)
         with torch.no_grad():
             lengths = torch._foreach_add(torch._foreach_norm(gradients), TINY)
             scales = torch._foreach_div(torch._foreach_norm(weights), lengths)

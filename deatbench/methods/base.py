@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -15,6 +15,9 @@ from deatbench.attacks.borrow import mode
 from deatbench.attacks.rng import BatchRng
 from deatbench.registry import Registry
 from deatbench.threats import ThreatModel
+
+
+Precision = Callable[[], AbstractContextManager[object]]  # torch.autocast or nothing, around a forward pass
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class Batch:
 
     Under CutMix an image shows two classes: `share_N` in [0, 1] of its pixels are of class `y_N`, the rest of class
     `other_N`. `smoothing` is the share of the target that is spread over all classes. `memory` is what the method
-    keeps from batch to batch (Method.memory), to be written in place.
+    keeps from batch to batch (Method.memory), to be written in place. These may be some rows of a batch that several
+    processes share: `average` replaces tensors by their means over all of them, in place; what depends on the batch
+    other than through an average of row losses and batch norm must ask for it.
     """
 
     x_NCHW: Tensor
@@ -44,6 +49,7 @@ class Batch:
     share_N: Tensor | None = None
     smoothing: float = 0.0
     memory: dict[str, Tensor] = field(default_factory=dict)
+    average: Callable[[Sequence[Tensor]], None] = lambda tensors: None
 
     def cross_entropy(self, logits_NK: Tensor) -> Tensor:
         """Mean cross-entropy to the targets, smoothed and mixed as asked for."""
@@ -91,14 +97,19 @@ class Method(ABC):
         return 1.0
 
     def memory(self, x_NCHW: Tensor) -> dict[str, Tensor]:
-        """What it keeps between batches of this shape, before the first one; part of the resume state."""
+        """What it keeps between batches of this shape, before the first one; part of the resume state.
+
+        A row for each of the batch's, so that processes that share a batch share this in the same way.
+        """
         return {}
 
     @abstractmethod
     def perturb(self, model: nn.Module, batch: Batch, inner: Inner) -> Tensor:
         """The images that the loss sees, shape of x. `model` may be a cheaper form of the network."""
 
-    def displaced(self, model: nn.Module, batch: Batch, x_adv_NCHW: Tensor) -> AbstractContextManager[None]:
+    def displaced(
+        self, model: nn.Module, batch: Batch, x_adv_NCHW: Tensor, precision: Precision
+    ) -> AbstractContextManager[None]:
         """Where in weight space loss and gradient are taken; on leaving, the weights are exactly the old ones."""
         return nullcontext()
 
@@ -122,11 +133,11 @@ class Method(ABC):
         batch: Batch,
         x_adv_NCHW: Tensor,
         inner: Inner,
-        precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+        precision: Precision = nullcontext,
     ) -> Losses:
         """Loss and backward pass, under `precision` (autocast); weights get gradients, the memory is renewed."""
         x_adv_NCHW.requires_grad_(self.wants_input_gradient)
-        with self.displaced(model, batch, x_adv_NCHW):
+        with self.displaced(model, batch, x_adv_NCHW, precision):
             with precision():
                 losses = self.loss(model, batch, x_adv_NCHW)
             losses.loss.backward()

@@ -13,6 +13,7 @@ which FGSM ascends. `attack.steps`, `rel_step` and `random_start` are those of t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +60,8 @@ class GradAlign(PGDAT):
             return plain
         at_x, clean_NK = _gradient(model, batch, batch.x_NCHW, differentiable=not self.detach)
         at_noisy, _ = _gradient(model, batch, batch.memory["noisy"], differentiable=True)
-        return Losses(plain.loss + self.lam * misalignment(at_x, at_noisy), clean_NK, plain.adv_logits_NK)
+        penalty = self.lam * misalignment(at_x, at_noisy, batch.average)
+        return Losses(plain.loss + penalty, clean_NK, plain.adv_logits_NK)
 
     def passes(self, inner: Inner) -> float:
         """FGSM and loss as ever; a gradient that is differentiated again costs 2 and the backward pass through it 4."""
@@ -77,10 +79,17 @@ def _gradient(model: nn.Module, batch: Batch, x_NCHW: Tensor, *, differentiable:
     return gradient, logits_NK.detach()
 
 
-def misalignment(a_NCHW: Tensor, b_NCHW: Tensor) -> Tensor:
-    """1 − cos(a, b), averaged over the images where both have a direction; 0 if there are none."""
+def misalignment(
+    a_NCHW: Tensor, b_NCHW: Tensor, average: Callable[[Sequence[Tensor]], None] = lambda tensors: None
+) -> Tensor:
+    """1 − cos(a, b), averaged over the images where both have a direction; 0 if there are none.
+
+    Where these are some rows of a batch, `average` is the batch's, as in Batch.
+    """
     a_ND, b_ND = a_NCHW.flatten(1), b_NCHW.flatten(1)
     a_N1, b_N1 = (torch.linalg.vector_norm(g_ND, dim=1, keepdim=True) for g_ND in (a_ND, b_ND))
     counts_N = ((a_N1 > VANISHING) & (b_N1 > VANISHING))[:, 0]
     cosine_N = (a_ND / a_N1.clamp_min(VANISHING) * (b_ND / b_N1.clamp_min(VANISHING))).sum(1)
-    return torch.where(counts_N, 1 - cosine_N, 0.0).sum() / counts_N.sum().clamp_min(1)
+    count = counts_N.sum().to(cosine_N.dtype)
+    average([count])
+    return torch.where(counts_N, 1 - cosine_N, 0.0).sum() / count.clamp_min(VANISHING)

@@ -38,8 +38,11 @@ def load(request: ModelRequest) -> LoadedModel:
 
 
 def trained_model(folder: RunFolder, checkpoint: Checkpoint, device: torch.device) -> LoadedModel:
-    """The best or last network of a finished run."""
+    """The network of a finished run with the weights of that name. Raises MissingError if the run kept none such."""
     record = read_record(folder.training, TrainingRecord)
+    if checkpoint not in record.weights:
+        kept = ", ".join(record.weights)
+        raise MissingError(f"{folder.path.name} has kept no {checkpoint} weights", f"it has {kept}")
     module, spec = load_weights(folder.weights(checkpoint), device, expect_sha256=record.weights[checkpoint])
     return LoadedModel(
         module=module,

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deatbench.config import RunConfig
-from deatbench.data import load_dataset
+from deatbench.data import Dataset, load_dataset
 from deatbench.engine.monitor import Monitor
 from deatbench.errors import InterruptedRun
 from deatbench.models.runs import trained_model
 from deatbench.pipeline.configuration import configure
 from deatbench.pipeline.evaluation import evaluate
+from deatbench.pipeline.generalisation import measure_generalisation
 from deatbench.pipeline.machine import Machine
 from deatbench.pipeline.publication import add_to_zoo
 from deatbench.pipeline.request import EvaluationRequest
@@ -22,6 +23,7 @@ from deatbench.pipeline.training import prepare, train
 from deatbench.records import Checkpoint, EvaluationRecord, TrainingRecord, digest_of
 from deatbench.store import RunFolder, read_record, write_record
 from deatbench.threats import make_threat
+from deatbench.trackers import Trackers
 
 __all__ = [
     "EvaluationRequest",
@@ -46,34 +48,54 @@ class RunResult:
     zoo_entry: Path
 
 
-def run(config: RunConfig, machine: Machine, *, fresh: bool = False, monitor: Monitor | None = None) -> RunResult:
-    """Train, evaluate the best and the last checkpoint, and enter the model into the zoo."""
+def run(
+    config: RunConfig,
+    machine: Machine,
+    *,
+    fresh: bool = False,
+    monitor: Monitor | None = None,
+    trackers: Trackers | None = None,
+) -> RunResult:
+    """Train, evaluate every kept set of weights, and enter the chosen one into the zoo."""
     monitor = monitor or Monitor()
-    folder = train(config, machine, fresh=fresh, monitor=monitor)
-    data = load_dataset(config.dataset, machine.data_dir, val_fraction=config.val_fraction)
-    threat = make_threat(config.threat.norm, config.threat.eps)
-    plan = config.evaluation
-    records = []
-    checkpoint: Checkpoint
-    for checkpoint, attacks in (("best", plan.attacks), ("last", plan.last_attacks)):
-        path = folder.evaluations / f"{checkpoint}-{digest_of(plan.model_dump(mode='json'))[:8]}.json"
-        if not path.is_file():
-            monitor.note(f"attacking the {checkpoint} weights of {folder.path.name}")
-            model = trained_model(folder, checkpoint, machine.device)
-            request = EvaluationRequest(
-                attacks,
-                n=plan.n,
-                seed=config.seed,
-                batch_size=plan.batch_size,
-                engine=plan.engine,
-                precision=plan.precision,
-                fresh=fresh,
-            )
-            done = evaluate(model, data, threat, request, machine, monitor=monitor)
-            if done.interrupted:
-                raise InterruptedRun("evaluation stopped", "the same command continues")
-            write_record(path, done.record)
-            done.progress.clear()
-        records.append(read_record(path, EvaluationRecord))
+    folder = train(config, machine, fresh=fresh, monitor=monitor, trackers=trackers)
     training = read_record(folder.training, TrainingRecord)
+    data = load_dataset(config.dataset, machine.data_dir, val_fraction=config.val_fraction)
+    checkpoints = sorted(training.weights, key=lambda name: name != training.chosen)
+    records = [_evaluated(name, config, folder, training, data, machine, fresh, monitor) for name in checkpoints]
     return RunResult(folder, training, tuple(records), add_to_zoo(machine.home, folder, training, records))
+
+
+def _evaluated(
+    checkpoint: Checkpoint,
+    config: RunConfig,
+    folder: RunFolder,
+    training: TrainingRecord,
+    data: Dataset,
+    machine: Machine,
+    fresh: bool,
+    monitor: Monitor,
+) -> EvaluationRecord:
+    """The evaluation of one set of weights, made now unless it is there: the chosen one gets the whole plan."""
+    plan = config.evaluation
+    path = folder.evaluations / f"{checkpoint}-{digest_of(plan.model_dump(mode='json'))[:8]}.json"
+    if not path.is_file():
+        monitor.note(f"attacking the {checkpoint} weights of {folder.path.name}")
+        model = trained_model(folder, checkpoint, machine.device)
+        request = EvaluationRequest(
+            plan.attacks if checkpoint == training.chosen else plan.last_attacks,
+            n=plan.n,
+            seed=config.seed,
+            batch_size=plan.batch_size,
+            engine=plan.engine,
+            precision=plan.precision,
+            fresh=fresh,
+        )
+        threat = make_threat(config.threat.norm, config.threat.eps)
+        done = evaluate(model, data, threat, request, machine, monitor=monitor)
+        if done.interrupted:
+            raise InterruptedRun("evaluation stopped", "the same command continues")
+        gap = measure_generalisation(model.module, data, config, machine.device)
+        write_record(path, done.record.model_copy(update={"generalisation": gap}))
+        done.progress.clear()
+    return read_record(path, EvaluationRecord)

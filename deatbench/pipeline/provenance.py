@@ -9,8 +9,8 @@ import torch
 from deatbench.data import Dataset
 from deatbench.errors import MissingError
 from deatbench.models import LoadedModel, ModelRequest, load_model
-from deatbench.records import Checkpoint, EvaluationRecord, ModelSpec
-from deatbench.store import Home, RunFolder, safe_name
+from deatbench.records import Checkpoint, EvaluationRecord, ModelCard, ModelSpec
+from deatbench.store import Home, RunFolder, read_record, safe_name
 
 
 def evaluated_model(
@@ -39,19 +39,25 @@ def evaluated_model(
 def _beside(record: EvaluationRecord, path: Path, home: Home) -> tuple[str, Home]:
     """MODEL and working folder: the run around the record, that of its name, or the zoo's entry around or of its name.
 
-    The zoo keeps the best weights of a run only.
+    The zoo keeps one set of weights of a run.
     """
     around = path.resolve().parents[1] if path.resolve().parent.name == "evaluations" else None
     if record.training is not None:
-        run_id, best = safe_name(record.training.run_id, "run"), record.training.checkpoint == "best"
+        run_id = safe_name(record.training.run_id, "run")
         for folder in filter(None, (around, home.run(run_id).path)):
             if folder.name == run_id and RunFolder(folder).finished:
                 return str(folder), home
-        if best and around is not None and around.name == run_id and (around / "card.json").is_file():
+        if around is not None and around.name == run_id and _holds(around, record.training.checkpoint):
             return f"zoo:{run_id}", Home(around.parents[3])
-        if best and any(entry.name == run_id for entry in home.zoo_entries()):
+        if any(entry.name == run_id and _holds(entry, record.training.checkpoint) for entry in home.zoo_entries()):
             return f"zoo:{run_id}", home
     raise MissingError(
         f"the model of {record.id} ({record.model.source}) is not found beside its record nor in {home.path}",
         "name it: deatbench verify RECORD MODEL",
     )
+
+
+def _holds(entry: Path, checkpoint: Checkpoint) -> bool:
+    """Whether a folder is a zoo entry of these weights of its run."""
+    card = entry / "card.json"
+    return card.is_file() and read_record(card, ModelCard).checkpoint == checkpoint

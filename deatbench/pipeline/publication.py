@@ -15,23 +15,23 @@ SMALL_WEIGHTS_BYTES = 4 * 2**20  # weights up to this size go into the zoo besid
 
 
 def add_to_zoo(home: Home, folder: RunFolder, training: TrainingRecord, records: Sequence[EvaluationRecord]) -> Path:
-    """Enter the best checkpoint of a run into the zoo: card, evaluations, and the weights when they are small.
+    """Enter the chosen weights of a run into the zoo: card, evaluations, and the weights when they are small.
 
     An entry speaks of one set of weights: evaluations of weights that this run had before it was trained again leave.
     """
     config = RunConfig.model_validate(training.config)
     threat = make_threat(config.threat.norm, config.threat.eps).record()
     entry = home.zoo / training.dataset / threat.slug / training.id
-    weights = folder.weights("best").read_bytes()
+    weights = folder.weights(training.chosen).read_bytes()
     small = len(weights) <= SMALL_WEIGHTS_BYTES
     card = ModelCard(
         id=training.id,
         dataset=training.dataset,
         threat=threat,
         model=training.model,
-        checkpoint="best",
+        checkpoint=training.chosen,
         weights_file="model.safetensors" if small else None,
-        weights_sha256=training.weights["best"],
+        weights_sha256=training.weights[training.chosen],
         weights_bytes=len(weights),
         training=training,
     )

@@ -36,8 +36,9 @@ STAR: dict[str, Any] = {
     "zorder": 5,
 }
 NO_DATE = {"svg": {"Date": None, "Creator": "deatbench"}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
-STYLE = {
+STYLE: Any = {
     "font.size": 8.0,
+    "text.parse_math": False,  # a name may hold a $
     "axes.titlesize": 8.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -118,11 +119,12 @@ def draw(curves: Sequence[Curve], panels: Sequence[Panel], format: str) -> bytes
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
         buffer = io.BytesIO()
-        _figure(curves, panels).savefig(buffer, format=format, metadata=NO_DATE[format])
+        figure_of(curves, panels).savefig(buffer, format=format, metadata=NO_DATE[format])
     return buffer.getvalue()
 
 
-def _figure(curves: Sequence[Curve], panels: Sequence[Panel]) -> Figure:
+def figure_of(curves: Sequence[Curve], panels: Sequence[Panel]) -> Figure:
+    """The figure: axes in the order of `panels`, up to three beside each other."""
     across = 3 if len(panels) in (3, 5, 6) else min(len(panels), 2)
     rows = [panels[start : start + across] for start in range(0, len(panels), across)]
     heights = [1.0 if any(panel.share for panel in row) else 0.6 for row in rows]
@@ -173,7 +175,7 @@ def _best_points(curve: Curve, panel: Panel) -> list[tuple[int, float]]:
 
 
 def _dress(axes: Axes, panel: Panel, last: int, *, below: bool) -> None:
-    axes.set_title(panel.title, loc="left", parse_math=False)
+    axes.set_title(panel.title, loc="left")
     axes.set_xlim(0, max(1.02 * last, 2))
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(6 if panel.share else 4, steps=[1, 2, 5, 10]))
@@ -193,14 +195,14 @@ def _legends(figure: Figure, curves: Sequence[Curve], panels: Sequence[Panel], a
     title = common_title(histories)
     if len(curves) == 1:
         title = " · ".join(filter(None, (title, _seeds(curves[0]))))
-        figure.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold", parse_math=False)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
     else:
         handles = [
             Line2D([], [], color=COLOURS[turn % len(COLOURS)], marker=MARKS[turn % len(MARKS)], markersize=4)
             for turn in range(len(curves))
         ]
         labels = [curve.label for curve in curves]
-        legend = figure.legend(
+        figure.legend(
             handles,
             labels,
             title=title,
@@ -210,8 +212,6 @@ def _legends(figure: Figure, curves: Sequence[Curve], panels: Sequence[Panel], a
             ncols=_columns(labels, across),
             handlelength=2.6,
         )
-        for text in (legend.get_title(), *legend.get_texts()):
-            text.set_parse_math(False)
     keys = _keys(curves, panels)
     if keys:
         figure.legend(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -88,7 +87,7 @@ def curves_of(histories: Sequence[History]) -> list[Curve]:
     """Runs as curves, in the order in which they were named. Labels say what tells the curves apart, and no more."""
     groups: dict[tuple[str, int], list[History]] = {}
     for history in histories:
-        same = json.dumps(history.settings, sort_keys=True)
+        same = json.dumps(history.settings, sort_keys=True, default=str)
         turn = 0  # a second run of the same seed is no other seed: it gets a curve of its own
         while any(run.config.get("seed") == history.config.get("seed") for run in groups.get((same, turn), ())):
             turn += 1
@@ -107,10 +106,10 @@ def common_title(histories: Sequence[History]) -> str:
 
 
 def unlabelled(curves: Sequence[Curve]) -> list[str]:
-    """Keys in which the curves differ besides those that their labels are made of."""
+    """Keys that all curves have a value for and differ in, besides those that their labels are made of."""
     settings = [curve.runs[0].settings for curve in curves]
     shown = _telling_keys(settings)
-    return [key for key in _differing(settings) if key not in shown]
+    return [key for key in _differing(settings) if key not in shown and all(key in each for each in settings)]
 
 
 def _labels(groups: Sequence[Sequence[History]]) -> list[str]:
@@ -142,7 +141,7 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _words(key: str, value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     if key == "threat.eps":
         return plain(f"ε = {text}", 40)
     if key.endswith(".name") or key in ("dataset", "threat.norm"):

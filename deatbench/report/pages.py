@@ -177,7 +177,22 @@ def _facts(row: Row) -> list[str]:
         for run in row.runs
         for record in run.evaluations
     }
-    return [*phrases, *sorted(environments)]
+    return [*phrases, *_gaps(row), *sorted(environments)]
+
+
+def _gaps(row: Row) -> list[str]:
+    """The robust generalisation gap of each set of weights, the mean over the row's runs."""
+    found: dict[tuple[str, str, int], list[float]] = {}
+    for run in row.runs:
+        for record in run.evaluations:
+            if record.generalisation and record.training:
+                gap = record.generalisation
+                found.setdefault((record.training.checkpoint, gap.attack, gap.n), []).append(gap.robust_gap)
+    return [
+        f"robust accuracy of the {name} weights on training images {100 * sum(gaps) / len(gaps):+.1f} points against test "
+        f"images ({attack}, {n:,} of each)"
+        for (name, attack, n), gaps in sorted(found.items())
+    ]
 
 
 def _zoo_link(run: Run) -> str | None:

@@ -94,8 +94,9 @@ class CapturedStep:
 
 def capturable(optimizer: torch.optim.Optimizer, cuda: bool) -> bool:
     """Whether an update reads its learning rate from a tensor and moves no state: else a graph would freeze it."""
-    fused = isinstance(optimizer, torch.optim.SGD) and all(group["fused"] for group in optimizer.param_groups)
-    return not cuda or fused or getattr(optimizer, "capturable", False)
+    groups = optimizer.param_groups
+    sgd = isinstance(optimizer, torch.optim.SGD) and all(group["fused"] for group in groups)
+    return not cuda or sgd or all(group.get("capturable") for group in groups) or getattr(optimizer, "capturable", False)
 
 
 @contextmanager

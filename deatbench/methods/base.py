@@ -84,6 +84,7 @@ class Method(ABC):
 
     optimizer: ClassVar[str] = "sgd"  # the update that it is published with; `--set optimizer.name=` overrides
     adversarial: ClassVar[bool] = True
+    asks_network: ClassVar[bool] = True  # in `perturb`; if not, no cheaper form of the network need be kept for it
     wants_input_gradient: ClassVar[bool] = False  # of the loss, for `remember`
 
     @property

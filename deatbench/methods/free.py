@@ -28,6 +28,7 @@ class Free(PGDAT):
         replays: m, the updates on each batch, >= 1 (published: 8 for CIFAR-10).
     """
 
+    asks_network: ClassVar[bool] = False
     wants_input_gradient: ClassVar[bool] = True
     replays: int = 8
 

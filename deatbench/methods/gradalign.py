@@ -35,7 +35,7 @@ class GradAlign(PGDAT):
     Args:
         lam: weight of the regulariser, >= 0; 0 is FGSM training. Published for CIFAR-10: 0.2 at 8/255 and ten times
             as much for every 8/255 more (0.063 at 4/255, 2 at 16/255).
-        detach: take the gradient at x for a constant, as the published code does; cheaper by a quarter.
+        detach: take the gradient at x for a constant, as the published code does; a third less time.
     """
 
     lam: float = 0.2
@@ -64,7 +64,10 @@ class GradAlign(PGDAT):
         return Losses(plain.loss + penalty, clean_NK, plain.adv_logits_NK)
 
     def passes(self, inner: Inner) -> float:
-        """FGSM and loss as ever; a gradient that is differentiated again costs 2 and the backward pass through it 4."""
+        """FGSM and loss as ever; a gradient that is differentiated again costs 2 and the backward pass through it 4.
+
+        That counts convolutions; on CPUs batch norm's second derivative nearly doubles the time.
+        """
         if self.lam == 0:
             return 2.0 + 3.0
         return 2.0 + 3.0 + (2.0 if self.detach else 6.0) + 6.0

@@ -16,6 +16,7 @@ class Standard(Method):
     """Standard training: cross-entropy on clean images, no robustness."""
 
     adversarial: ClassVar[bool] = False
+    asks_network: ClassVar[bool] = False
 
     def perturb(self, model: nn.Module, batch: Batch, inner: Inner) -> Tensor:
         return batch.x_NCHW

@@ -10,9 +10,11 @@ input gradient of its own (first_conv.py), and the division by the pixels' devia
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.proxy import TraceError
 from torch.nn import functional as F
 
 from deatbench.archs.normalize import Normalize
@@ -22,7 +24,19 @@ TENSOR_CORE_CHANNELS = 8  # half-precision convolutions on images of 3 channels 
 
 
 class _Tracer(fx.Tracer):
-    """Looks into everything but torch's own layers and the normalisation of pixels."""
+    """Looks into everything but torch's own layers and the normalisation of pixels.
+
+    It refuses what a trace would lose: autograd functions run their forward, and only that is seen, without gradients.
+    """
+
+    def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
+        with torch.enable_grad():
+            return super().trace(*args, **kwargs)
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        if not torch.is_grad_enabled():
+            raise TraceError("part of the network has a gradient of its own, or none")
+        return super().create_proxy(*args, **kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Normalize) or super().is_leaf_module(m, module_qualified_name)
@@ -42,7 +56,7 @@ class ShadowConv(nn.Module):
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", torch.zeros(out, dtype=dtype, device=weight.device) if bias else None)
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
-        self.sees_image = _gains(conv, dtype) and not self.fill
+        self.own_gradient = _gains(conv, dtype) and not self.fill
 
     @property
     def filled(self) -> Tensor:
@@ -53,7 +67,8 @@ class ShadowConv(nn.Module):
         x_NCHW = x_NCHW.to(self.weight.dtype)
         if self.fill:
             x_NCHW = F.pad(x_NCHW, (0, 0, 0, 0, 0, self.fill))
-        if self.sees_image:
+        if self.own_gradient:
+            assert not isinstance(self.padding, str)
             return first_conv(x_NCHW, self.weight, self.bias, self.stride, self.padding)
         return F.conv2d(x_NCHW, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
@@ -160,9 +175,10 @@ class AttackForm(nn.Module):
 
 
 def worth_a_shadow(model: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether there is anything to gain: batch norm to fold, another type, a faster gradient of the first convolution."""
+    """Whether there is anything to gain: batch norm to fold, another type, a faster gradient of the image."""
     return dtype != torch.float32 or any(
-        isinstance(part, nn.BatchNorm2d) or (type(part) is nn.Conv2d and _gains(part, dtype)) for part in model.modules()
+        isinstance(part, nn.BatchNorm2d) or (type(part) is nn.Conv2d and _gains(part, dtype))
+        for part in model.modules()
     )
 
 
@@ -205,7 +221,7 @@ def _replace_convolutions(
 
 
 def _replace_normalize(root: nn.Module, graph: fx.Graph, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Normalisation of pixels that only their convolution sees leaves the division to its weights: both are returned."""
+    """Normalisation of pixels that only a convolution sees leaves the division to its weights: returns the two."""
     calls = [node for node in graph.nodes if node.op == "call_module"]
     targets = [node.target for node in calls]
     divided = []
@@ -214,7 +230,7 @@ def _replace_normalize(root: nn.Module, graph: fx.Graph, model: nn.Module) -> li
         if not isinstance(normalize, Normalize) or targets.count(node.target) > 1 or len(users) != 1:
             continue
         shadow = root.get_submodule(str(users[0].target)) if users[0].op == "call_module" else None
-        if isinstance(shadow, ShadowConv) and shadow.sees_image:
+        if isinstance(shadow, ShadowConv) and shadow.own_gradient:
             root.set_submodule(str(node.target), ShadowNormalize(normalize))
             divided.append((shadow.weight, normalize.std))
     return divided

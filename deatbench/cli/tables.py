@@ -87,7 +87,7 @@ def print_trainings(records: Sequence[TrainingRecord]) -> None:
             rows.append([record.id, kept, str(at.epoch), f"{at.loss:.3f}", *measured])
         for kept in record.weights.keys() - {"best", "last"}:
             average = record.validation.get(kept)
-            measured = share(average and average.clean_acc), share(average and average.robust_acc)
+            measured = (share(average.clean_acc), share(average.robust_acc)) if average else ("-", "-")
             rows.append([record.id, kept, str(record.final.epoch), "-", *measured])
     print_table(["run", "weights", "epoch", "loss", "val clean", "val robust"], rows)
 

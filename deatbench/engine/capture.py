@@ -95,8 +95,10 @@ class CapturedStep:
 def capturable(optimizer: torch.optim.Optimizer, cuda: bool) -> bool:
     """Whether an update reads its learning rate from a tensor and moves no state: else a graph would freeze it."""
     groups = optimizer.param_groups
-    sgd = isinstance(optimizer, torch.optim.SGD) and all(group["fused"] for group in groups)
-    return not cuda or sgd or all(group.get("capturable") for group in groups) or getattr(optimizer, "capturable", False)
+    if not cuda or getattr(optimizer, "capturable", False):
+        return True
+    sgd = isinstance(optimizer, torch.optim.SGD)
+    return all(group.get("capturable") or (sgd and group["fused"]) for group in groups)
 
 
 @contextmanager

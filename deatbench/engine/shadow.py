@@ -4,7 +4,8 @@ Batch norm behind a convolution is folded into its weights, elsewhere it is one 
 which keeps its constants in float32); weights and activations may be bfloat16 throughout. `refresh` writes the current
 weights into the same memory, so that a captured CUDA graph stays valid; what needs neither folding nor another type
 shares its memory with the network and is never stale. On a CPU in float32 the convolution that sees the image has an
-input gradient of its own (first_conv.py), and the division by the pixels' deviation is folded into its weights too.
+input gradient of its own (first_conv.py), and the division by the pixels' deviation is folded into its weights too;
+convolutions on the smallest maps are matrix products (dense_conv.py).
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
-from torch.nn import functional as F
 
 from deatbench.archs.normalize import Normalize
-from deatbench.engine.first_conv import first_conv, pays
+from deatbench.engine.shadow_layers import ShadowConv, ShadowNorm, ShadowNormalize, gains, there
 
 TENSOR_CORE_CHANNELS = 8  # half-precision convolutions on images of 3 channels are slow; zeros fill them up
 
@@ -42,72 +42,12 @@ class _Tracer(fx.Tracer):
         return isinstance(m, Normalize) or super().is_leaf_module(m, module_qualified_name)
 
 
-class ShadowConv(nn.Module):
-    """A convolution on weights that are written from outside; casts its input, and fills its channels up with zeros."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, bias: bool, channels: int) -> None:
-        super().__init__()
-        out, each, height, width = conv.weight.shape
-        self.fill = max(0, channels - each) if conv.groups == 1 else 0
-        weight = torch.zeros(out, each + self.fill, height, width, dtype=dtype, device=conv.weight.device)
-        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
-        self.register_buffer("bias", torch.zeros(out, dtype=dtype, device=weight.device) if bias else None)
-        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
-        self.own_gradient = _gains(conv, dtype) and not self.fill
-
-    @property
-    def filled(self) -> Tensor:
-        """The part of the weight that is not constantly zero."""
-        return self.weight[:, : self.weight.shape[1] - self.fill]
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        x_NCHW = x_NCHW.to(self.weight.dtype)
-        if self.fill:
-            x_NCHW = F.pad(x_NCHW, (0, 0, 0, 0, 0, self.fill))
-        if self.own_gradient:
-            assert not isinstance(self.padding, str)
-            return first_conv(x_NCHW, self.weight, self.bias, self.stride, self.padding)
-        return F.conv2d(x_NCHW, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-
-class ShadowNorm(nn.Module):
-    """Batch norm in eval mode as one multiply-add per pixel, its two constants written from outside."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
-        super().__init__()
-        constants_1C11 = torch.zeros_like(_there(norm.running_mean))[None, :, None, None]
-        self.register_buffer("scale", constants_1C11.clone())
-        self.register_buffer("shift", constants_1C11.clone())
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, x_NCHW, self.scale)
-
-
-class ShadowNormalize(nn.Module):
-    """What is left of the normalisation of pixels where the convolution behind it divides by their deviation."""
-
-    mean: Tensor
-
-    def __init__(self, normalize: Normalize) -> None:
-        super().__init__()
-        self.register_buffer("mean", normalize.mean)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        return x_NCHW - self.mean
-
-
 class _Folded:
     """A batch norm of the network, the convolution in front of it if they are one, and their shadow."""
 
     def __init__(self, norm: nn.BatchNorm2d, conv: nn.Conv2d | None, shadow: ShadowConv | ShadowNorm) -> None:
         self.norm, self.conv, self.shadow = norm, conv, shadow
-        self.mean_C, self.var_C = _there(norm.running_mean), _there(norm.running_var)
+        self.mean_C, self.var_C = there(norm.running_mean), there(norm.running_var)
         zeros_C = torch.zeros_like(self.mean_C)
         self.gamma_C = torch.ones_like(zeros_C) if norm.weight is None else norm.weight.detach()
         self.beta_C = zeros_C if norm.bias is None else norm.bias.detach()
@@ -119,7 +59,7 @@ class _Folded:
             self.shadow.scale.copy_(scale_C[None, :, None, None])
             self.shadow.shift.copy_(shift_C[None, :, None, None])
         elif self.conv is not None:
-            _there(self.shadow.bias).copy_(shift_C)
+            there(self.shadow.bias).copy_(shift_C)
             torch.mul(self.conv.weight.detach(), scale_C[:, None, None, None], out=self.shadow.filled)
 
 
@@ -177,14 +117,8 @@ class AttackForm(nn.Module):
 def worth_a_shadow(model: nn.Module, dtype: torch.dtype) -> bool:
     """Whether there is anything to gain: batch norm to fold, another type, a faster gradient of the image."""
     return dtype != torch.float32 or any(
-        isinstance(part, nn.BatchNorm2d) or (type(part) is nn.Conv2d and _gains(part, dtype))
-        for part in model.modules()
+        isinstance(part, nn.BatchNorm2d) or (type(part) is nn.Conv2d and gains(part, dtype)) for part in model.modules()
     )
-
-
-def _gains(conv: nn.Conv2d, dtype: torch.dtype) -> bool:
-    """Whether it is asked for its input gradient by first_conv.py."""
-    return pays(conv) and dtype == torch.float32 and conv.weight.device.type == "cpu"
 
 
 def _replace_convolutions(
@@ -211,7 +145,7 @@ def _replace_convolutions(
         if behind is None:
             copies.append((shadow.filled, conv.weight.detach()))
             if conv.bias is not None:
-                copies.append((_there(shadow.bias), conv.bias.detach()))
+                copies.append((there(shadow.bias), conv.bias.detach()))
             continue
         norm = model.get_submodule(str(behind.target))
         assert isinstance(norm, nn.BatchNorm2d)
@@ -275,8 +209,3 @@ def _share_or_copy(root: nn.Module, model: nn.Module, dtype: torch.dtype, copies
                 part._parameters[name] = nn.Parameter(ours, requires_grad=False)
             else:
                 part._buffers[name] = ours
-
-
-def _there(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor

@@ -16,7 +16,6 @@ from deatbench.attacks.rng import BatchRng
 from deatbench.registry import Registry
 from deatbench.threats import ThreatModel
 
-
 Precision = Callable[[], AbstractContextManager[object]]  # torch.autocast or nothing, around a forward pass
 
 

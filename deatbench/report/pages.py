@@ -189,8 +189,8 @@ def _gaps(row: Row) -> list[str]:
                 gap = record.generalisation
                 found.setdefault((record.training.checkpoint, gap.attack, gap.n), []).append(gap.robust_gap)
     return [
-        f"robust accuracy of the {name} weights on training images {100 * sum(gaps) / len(gaps):+.1f} points against test "
-        f"images ({attack}, {n:,} of each)"
+        f"robust generalisation gap of the {name} weights, training minus test: {100 * sum(gaps) / len(gaps):+.1f} points "
+        f"({attack}, {n:,} images of each)"
         for (name, attack, n), gaps in sorted(found.items())
     ]
 

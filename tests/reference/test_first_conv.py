@@ -18,7 +18,8 @@ from deatbench.attacks.gradient import cross_entropy, input_gradient
 from deatbench.engine import first_conv as module
 from deatbench.engine.first_conv import first_conv, pays
 from deatbench.engine.selfcheck import check_gradient
-from deatbench.engine.shadow import AttackForm, ShadowConv, ShadowNormalize, worth_a_shadow
+from deatbench.engine.shadow import AttackForm, worth_a_shadow
+from deatbench.engine.shadow_layers import ShadowConv, ShadowNormalize
 
 Pair = tuple[int, int]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -181,7 +182,8 @@ def test_form_without_batch_norm_is_the_network_after_every_update(
     stride: int, normalize: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr("deatbench.engine.shadow.first_conv", lambda *args: calls.append(args) or first_conv(*args))
+    seam = "deatbench.engine.shadow_layers.first_conv"
+    monkeypatch.setattr(seam, lambda *args: calls.append(args) or first_conv(*args))
     model = small_net(stride, normalize)
     assert worth_a_shadow(model, torch.float32)
     form = AttackForm(model)

@@ -1,0 +1,71 @@
+"""A convolution on a map with fewer pixels than its kernel has taps, as one matrix product.
+
+On a map of 2 × 2 pixels a 3 × 3 kernel meets the image with 4 of its 9 taps; the library multiplies by zeros with the
+rest, on few pixels far below a core's peak. As a matrix from all input pixels to all output pixels
+
+    M[(o, f), (i, c)] = w[f, c, i − s·o + p], 0 outside the kernel,
+
+it has H·W·C columns where the kernel's form has k·k·C: fewer products wherever H·W < k·k. The deep layers of networks
+for 32 × 32 images, and most layers on 8 × 8 ones, are such. Backward is the transposed product.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Pair = tuple[int, ...]  # height, width
+
+
+class DenseConv:
+    """The matrix of a convolution's present weights for one size of map, made when it is first asked for.
+
+    Threads may share it: a matrix is replaced as a whole, never written to.
+    """
+
+    def __init__(self, stride: Pair, padding: Pair) -> None:
+        self.stride, self.padding = stride, padding
+        self._made: tuple[tuple[int, int, Pair], Tensor] | None = None
+
+    def __call__(self, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """As F.conv2d, differentiable by `x_NCHW` alone; channels last."""
+        n, size = len(x_NCHW), tuple(x_NCHW.shape[2:])
+        edges = zip(size, self.padding, weight.shape[2:], self.stride, strict=True)
+        height, width = ((edge + 2 * pad - taps) // step + 1 for edge, pad, taps, step in edges)
+        rows_ND = x_NCHW.permute(0, 2, 3, 1).reshape(n, -1)
+        biases = None if bias is None else bias.repeat(height * width)
+        y_ND = F.linear(rows_ND, self._matrix(weight, size, (height, width)), biases)
+        return y_ND.view(n, height, width, -1).permute(0, 3, 1, 2)
+
+    def _matrix(self, weight: Tensor, size: Pair, out: Pair) -> Tensor:
+        key = (weight.data_ptr(), weight._version, size)  # the version counts every write into the weights
+        made = self._made
+        if made is None or made[0] != key:
+            made = self._made = key, _matrix(weight, self.stride, self.padding, size, out)
+        return made[1]
+
+
+def dense_conv(conv: nn.Conv2d, dtype: torch.dtype) -> DenseConv | None:
+    """The matrix form of a convolution on the CPU in float32; None for kinds that it does not cover."""
+    covered = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
+    if not covered or isinstance(conv.padding, str) or dtype != torch.float32 or conv.weight.device.type != "cpu":
+        return None
+    return DenseConv(conv.stride, conv.padding)
+
+
+def pays(x_NCHW: Tensor, weight: Tensor) -> bool:
+    """Whether the matrix multiplies less than the kernel."""
+    return x_NCHW.shape[2] * x_NCHW.shape[3] < weight.shape[2] * weight.shape[3]
+
+
+def _matrix(weight: Tensor, stride: Pair, padding: Pair, size: Pair, out: Pair) -> Tensor:
+    filters, channels, *taps = weight.shape
+    matrix = weight.new_zeros(*out, filters, *size, channels)
+    for place in product(*map(range, (*out, *size))):
+        tap = [place[2 + axis] - stride[axis] * place[axis] + padding[axis] for axis in (0, 1)]
+        if 0 <= tap[0] < taps[0] and 0 <= tap[1] < taps[1]:
+            matrix[place[0], place[1], :, place[2], place[3]] = weight[:, :, tap[0], tap[1]]
+    return matrix.view(out[0] * out[1] * filters, size[0] * size[1] * channels)

@@ -7,10 +7,12 @@ half of either, and a full disk leaves the old one whole. One record is one file
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +28,7 @@ MAX_JSON_BYTES = 64 * 2**20
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` whole or not at all. Raises DeatbenchError naming the path (full disk, read-only)."""
+    """Write `data` to `path` whole or not at all. Raises DeatbenchError naming the path and the room it needs."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,10 +40,20 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise DeatbenchError(f"cannot write {path}: {error.strerror or error}", "free space or choose --out") from error
+        message = f"cannot write {path}: {error.strerror or error}{_room(path, len(data), error)}"
+        raise DeatbenchError(message, "free space or choose another folder") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _room(path: Path, needed: int, error: OSError) -> str:
+    """How much room a file needs and how much there is, where that was the trouble."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ""
+    with contextlib.suppress(OSError):
+        return f", needs {needed / 1e6:.1f} MB of {shutil.disk_usage(path.parent).free / 1e6:.1f} MB free"
+    return f", needs {needed / 1e6:.1f} MB"
 
 
 def _sync_folder(folder: Path) -> None:
@@ -159,6 +171,9 @@ class RunFolder:
         except OSError as error:
             raise DeatbenchError(f"cannot write {self.path}: {error.strerror or error}", "choose --out") from error
         try:
+            for half in self.path.glob(".*.tmp"):  # what a killed process was writing, as large as a whole file
+                with contextlib.suppress(OSError):
+                    half.unlink()
             yield
         finally:
             lock.release()

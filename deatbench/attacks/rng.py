@@ -100,15 +100,32 @@ class PublishedRng(ExampleRng):
 
 
 class BatchRng:
-    """Randomness for a training batch, from one torch generator on the batch's device."""
+    """Randomness for a training batch, from one torch generator on the batch's device.
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self._generator = generator
+    Args:
+        generator: of the whole batch.
+        part: which of the batch's equal parts gets its draws here, from 0; the others' are drawn and dropped.
+        parts: how many there are.
+    """
+
+    def __init__(self, generator: torch.Generator, part: int = 0, parts: int = 1) -> None:
+        self._generator, self._part, self._parts = generator, part, parts
 
     def uniform(self, like_NCHW: Tensor) -> Tensor:
         """Uniform on [0, 1), shaped like `like_NCHW`."""
-        return torch.empty_like(like_NCHW).uniform_(generator=self._generator)
+        return self._rows(self._whole(like_NCHW).uniform_(generator=self._generator))
 
     def normal(self, like_NCHW: Tensor) -> Tensor:
         """Standard normal, shaped like `like_NCHW`."""
-        return torch.empty_like(like_NCHW).normal_(generator=self._generator)
+        return self._rows(self._whole(like_NCHW).normal_(generator=self._generator))
+
+    def _whole(self, like: Tensor) -> Tensor:
+        """Unwritten, for all parts; laid out as the whole batch would be, since draws follow the memory."""
+        if self._parts == 1:
+            return torch.empty_like(like)
+        shape = (self._parts * len(like), *like.shape[1:])
+        plan = torch.empty_strided(shape, like.stride(), dtype=like.dtype, device="meta")
+        return torch.empty_like(plan, device=like.device)
+
+    def _rows(self, whole: Tensor) -> Tensor:
+        return whole.tensor_split(self._parts)[self._part]

@@ -14,7 +14,7 @@ from deatbench.errors import ConfigError
 
 if TYPE_CHECKING:
     from deatbench.data import Dataset
-    from deatbench.engine.shards import Alone
+    from deatbench.engine.distributed import Processes
     from deatbench.models import LoadedModel
     from deatbench.pipeline import EvaluationRequest, Machine
     from deatbench.records import EvaluationRecord
@@ -103,7 +103,7 @@ class Asked:
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="For the attacks.")
 @click.option(
     "--checkpoint",
-    type=click.Choice(["best", "last"]),
+    type=click.Choice(["best", "last", "ema", "swa"]),
     default="best",
     show_default=True,
     help="Which weights of a run.",
@@ -135,28 +135,30 @@ def evaluate(ctx: click.Context, **given: Any) -> None:
       deatbench eval zoo:digits-vgg16-deat-3f2a91-s0 --eps 0.1 --eps-sweep 0.05,0.2 --save-adversarials
       torchrun --nproc-per-node 4 -m deatbench eval --autoattack --images 1000     (four processes share it)
     """
-    from deatbench.engine.shards import shards
+    from deatbench.cli.machine import make_machine
+    from deatbench.cli.together import together
     from deatbench.errors import InterruptedRun
 
     asked = Asked(**given)
-    request, team = _request(asked), shards()
-    record, path, interrupted = _measure(ctx, asked, request, team)
-    if team.rank == 0:
+    request = _request(asked)
+    machine = make_machine(ctx, home=asked.home, device=asked.device, data_dir=asked.data_dir, threads=asked.threads)
+    with together(machine) as team:
+        record, path, interrupted = _measure(machine, asked, request, team)
         print(f"record: {path}", file=sys.stderr)
         _show(record, asked.as_json)
-    if interrupted:
-        raise InterruptedRun("evaluation stopped: the record is provisional", "the same command continues")
+        if interrupted:
+            raise InterruptedRun("evaluation stopped: the record is provisional", "the same command continues")
 
 
 def _measure(
-    ctx: click.Context, asked: Asked, request: EvaluationRequest, team: Alone
+    machine: Machine, asked: Asked, request: EvaluationRequest, team: Processes
 ) -> tuple[EvaluationRecord, Path, bool]:
     """(record, where it was written, whether it was interrupted)."""
     from deatbench import pipeline
-    from deatbench.cli.machine import data_on_stdout, make_machine
+    from deatbench.cli.machine import data_on_stdout
     from deatbench.cli.monitor import make_monitor
+    from deatbench.engine.shards import shards
 
-    machine = make_machine(ctx, home=asked.home, device=asked.device, data_dir=asked.data_dir, threads=asked.threads)
     with data_on_stdout():
         data = _load_data(asked.dataset, machine) if asked.dataset else None
         loaded = _load_model(asked.model, machine, data, asked)
@@ -167,8 +169,8 @@ def _measure(
             surrogate = _load_model(asked.surrogate, machine, data, asked)
             surrogate.module.to(machine.device)
             request = replace(request, surrogate=surrogate)
-        with make_monitor(quiet=team.rank > 0) as monitor:
-            done = pipeline.evaluate(loaded, data, threat, request, machine, monitor=monitor, shards=team)
+        with make_monitor() as monitor:
+            done = pipeline.evaluate(loaded, data, threat, request, machine, monitor=monitor, shards=shards(team))
         path = done.write(folders) if team.rank == 0 else folders[0]
     return done.record, path, done.interrupted
 

@@ -15,13 +15,8 @@ from deatbench.engine.monitor import Monitor
 LINE_EVERY_SECONDS = 30.0
 
 
-def make_monitor(prefix: str = "", *, quiet: bool = False) -> BarMonitor | LineMonitor:
-    """A bar where stderr is a terminal that can draw one, else lines, or nothing where another process speaks.
-
-    `prefix` stands before every title.
-    """
-    if quiet:
-        return QuietMonitor(prefix)
+def make_monitor(prefix: str = "") -> BarMonitor | LineMonitor:
+    """A bar where stderr is a terminal that can draw one, else lines. `prefix` stands before every title."""
     console = Console(stderr=True, highlight=False)
     if console.is_terminal and not console.is_dumb_terminal:
         return BarMonitor(console, prefix)
@@ -66,22 +61,6 @@ class LineMonitor(Monitor):
         share = min(self._done / self._total, 1.0) if self._total else 0.0
         left = f"  {clock(seconds / share - seconds)} left" if share else ""
         return f"{share:4.0%}{left}  {rate(self._done, seconds)}  {self._status}".rstrip()
-
-
-class QuietMonitor(LineMonitor):
-    """Says nothing."""
-
-    def note(self, text: str) -> None:
-        pass
-
-    def start(self, title: str, total: float) -> None:
-        pass
-
-    def advance(self, amount: float, status: str = "") -> None:
-        pass
-
-    def finish(self, summary: str = "") -> None:
-        pass
 
 
 class BarMonitor(Monitor):

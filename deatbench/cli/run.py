@@ -14,7 +14,9 @@ from deatbench.cli import options
 
 if TYPE_CHECKING:
     from deatbench.config import RunConfig
+    from deatbench.engine.distributed import Processes
     from deatbench.pipeline import Machine, RunResult
+    from deatbench.records import EvaluationRecord
     from deatbench.trackers import Tracker
 
 
@@ -37,33 +39,38 @@ def run(ctx: click.Context, asked: options.Asked, dry_run: bool) -> None:
     """
     from deatbench.cli.configuring import configurations, training_machine
     from deatbench.cli.machine import data_on_stdout
+    from deatbench.cli.together import together
     from deatbench.trackers import make_trackers
 
     machine = training_machine(ctx, asked)
-    with data_on_stdout():
-        configs = configurations(asked, machine)
-        trackers = make_trackers(options.parse_names(asked.track))
-    if dry_run:
-        from deatbench.cli.forecast import print_forecast
+    with together(machine) as team:
+        with data_on_stdout():
+            configs = configurations(asked, machine)
+            trackers = make_trackers(options.parse_names(asked.track))
+        if dry_run:
+            from deatbench.cli.forecast import print_forecast
 
-        print_forecast(configs, machine, asked.as_json)
-        return
-    with data_on_stdout():
-        results, index = _run_all(configs, machine, asked.fresh, trackers)
-    records = [record for result in results for record in result.evaluations]
-    if asked.as_json:
+            print_forecast(configs, machine, asked.as_json)
+            return
+        with data_on_stdout():
+            results = _run_all(configs, machine, asked.fresh, trackers, team)
+        _show([record for result in results for record in result.evaluations], asked.as_json)
+        _say_where(results, machine)
+
+
+def _show(records: list[EvaluationRecord], as_json: bool) -> None:
+    if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
     else:
         from deatbench.cli.tables import print_evaluations
 
         print_evaluations(records)
-    _say_where(results, index, machine)
 
 
 def _run_all(
-    configs: list[RunConfig], machine: Machine, fresh: bool, trackers: dict[str, Tracker]
-) -> tuple[list[RunResult], Path]:
-    """Every seed in turn, then the pages; returns the results and the pages' index."""
+    configs: list[RunConfig], machine: Machine, fresh: bool, trackers: dict[str, Tracker], team: Processes
+) -> list[RunResult]:
+    """Every seed in turn, then the pages."""
     from deatbench import pipeline
     from deatbench.cli.downloading import fetch_if_missing
     from deatbench.cli.machine import check_writable
@@ -72,19 +79,21 @@ def _run_all(
     from deatbench.trackers import Trackers
 
     check_writable(machine.home.runs)
-    fetch_if_missing(configs[0].dataset, machine)
+    team.first(lambda: fetch_if_missing(configs[0].dataset, machine))
     results = []
     for config in configs:
         with make_monitor(f"seed {config.seed}  " if len(configs) > 1 else "") as monitor:
             following = Trackers(trackers, monitor.note)
-            results.append(pipeline.run(config, machine, fresh=fresh, monitor=monitor, trackers=following))
-    build_leaderboards(machine.home)
-    return results, machine.home.leaderboards / "index.html"
+            results.append(
+                pipeline.run(config, machine, fresh=fresh, monitor=monitor, trackers=following, processes=team)
+            )
+    team.first(lambda: build_leaderboards(machine.home))
+    return results
 
 
-def _say_where(results: list[RunResult], index: Path, machine: Machine) -> None:
+def _say_where(results: list[RunResult], machine: Machine) -> None:
     for result in results:
         print(f"zoo entry: {result.zoo_entry}", file=sys.stderr)
     at = "" if machine.home.path == Path() else f" --home {shlex.quote(str(machine.home.path))}"
-    print(f"pages: {index}", file=sys.stderr)
+    print(f"pages: {machine.home.leaderboards / 'index.html'}", file=sys.stderr)
     print(f"next: deatbench leaderboard serve{at} · deatbench eval --autoattack{at}", file=sys.stderr)

@@ -25,20 +25,20 @@ KEEP = 2
 
 
 def save_state(folder: RunFolder, step: int, state: dict[str, Any]) -> Path:
-    """Write a resume state atomically, then drop all but the newest two.
+    """Write a resume state atomically, then drop all but it and the one before.
 
-    States of later steps go too: they are damaged, or of a past that was taken back.
+    States of the same and of later steps go too: they are damaged, or of a past that was taken back.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
-    path = folder.path / f"checkpoint-{step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
+    start = f"checkpoint-{step:08d}-"
+    path = folder.path / f"{start}{hashlib.sha256(data).hexdigest()[:16]}.pt"
     atomic_write_bytes(path, data)
-    states = folder.checkpoints()
-    newest = states.index(path) + 1
-    for old in (*states[: max(0, newest - KEEP)], *states[newest:]):
+    before = [old for old in folder.checkpoints() if old.name < start]
+    for other in set(folder.checkpoints()) - {path, *before[1 - KEEP :]}:
         with contextlib.suppress(OSError):
-            old.unlink()
+            other.unlink()
     return path
 
 
@@ -52,8 +52,9 @@ def load_state(folder: RunFolder, device: torch.device, monitor: Monitor) -> dic
             state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
             if not isinstance(state, dict):
                 raise ValueError("it holds no training state")
-        except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-            monitor.note(f"passing over damaged {path.name}: {str(error).splitlines()[0]}")
+        except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            monitor.note(f"passing over damaged {path.name}: {reason}")
             continue
         return state
     return None
@@ -61,10 +62,15 @@ def load_state(folder: RunFolder, device: torch.device, monitor: Monitor) -> dic
 
 def save_weights(path: Path, model: nn.Module, spec: ModelSpec) -> str:
     """Write weights as safetensors that carry their ModelSpec; returns the file's SHA-256."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    data = safetensors.torch.save(tensors, metadata={METADATA_KEY: spec.model_dump_json()})
+    data = weights_file(model, spec)
     atomic_write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
+
+
+def weights_file(model: nn.Module, spec: ModelSpec) -> bytes:
+    """The bytes of a safetensors file that carries its ModelSpec."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return safetensors.torch.save(tensors, metadata={METADATA_KEY: spec.model_dump_json()})
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -37,8 +37,10 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def hardware_name(device: torch.device) -> str:
-    """The processor in words: "NVIDIA H100 80GB HBM3", or the CPU's name with its number of cores."""
+def hardware_name(device: torch.device, processes: int = 1) -> str:
+    """The processor in words: "2 × NVIDIA H100 80GB HBM3", or the CPU's name with each process's number of threads."""
+    if processes > 1:
+        return f"{processes} × {hardware_name(device)}"
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
@@ -50,13 +52,13 @@ def hardware_name(device: torch.device) -> str:
     return f"{model}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def environment(device: torch.device) -> Env:
+def environment(device: torch.device, processes: int = 1) -> Env:
     """Versions, device and revision, as they go into records."""
     return Env(
         python=platform.python_version(),
         torch=torch.__version__,
         device=str(device),
-        hardware=hardware_name(device),
+        hardware=hardware_name(device, processes),
         threads=torch.get_num_threads(),
         git=_revision(),
         packages={name: found for name in PACKAGES if (found := _version(name))},

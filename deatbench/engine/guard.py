@@ -15,7 +15,7 @@ SINGLE_STEP_GAP = 0.1  # FGSM is weaker than PGD by a few points against sound n
 
 
 def not_finite(epoch: int) -> Flag:
-    """The loss of epoch `epoch` was NaN or infinite."""
+    """In epoch `epoch` the loss, or at its end weights or logits, were no finite numbers."""
     return Flag(code="nonfinite_loss", message=f"the loss became NaN or infinite in epoch {epoch}")
 
 
@@ -28,8 +28,9 @@ def failure(metrics: EpochMetrics, history: Sequence[EpochMetrics], num_classes:
             message = f"catastrophic overfitting in epoch {metrics.epoch}: FGSM leaves {single:.1%}, PGD {robust:.1%}"
             return Flag(code="catastrophic_overfitting", message=message)
     chance = 1 / num_classes
+    at_chance, above = min(1.2 * chance, 0.9 * chance + 0.1), min(2 * chance, (1 + chance) / 2)  # the latter: 2 classes
     better = max((before.probed_acc[0] for before in history), default=0.0)
-    if clean <= 1.2 * chance and (better >= 2 * chance or last_epoch):
+    if clean <= at_chance and (better >= above or last_epoch):
         message = f"collapsed to chance in epoch {metrics.epoch}: {clean:.1%} of clean images, {better:.1%} before"
         return Flag(code="collapse", message=message)
     return None

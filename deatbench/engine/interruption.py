@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -21,15 +22,16 @@ class Interruption:
     def __init__(self) -> None:
         self.signal: str | None = None
         self._leave = False
+        self._process = os.getpid()
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """While the block runs, a signal raises Stopped instead of waiting until it is looked at."""
-        self._leave = True
+        """While the block runs, the first signal raises Stopped instead of waiting until it is looked at."""
         try:
+            self._leave = True
             if self:
                 raise Stopped
             yield
@@ -37,11 +39,17 @@ class Interruption:
             self._leave = False
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal; a second Ctrl-C is for somebody who will not wait."""
+        """Handle a signal; a second Ctrl-C is for somebody who will not wait.
+
+        A terminal and Slurm tell a whole group: forked workers that read images go on until they are let go.
+        """
+        if os.getpid() != self._process:
+            return
         if self and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number).name
         if self._leave:
+            self._leave = False  # once: what follows is the saving
             raise Stopped
 
 

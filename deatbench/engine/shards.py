@@ -6,20 +6,15 @@ queue; at the end of a stage all know all outcomes. What a unit finds depends on
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 from deatbench.attacks.journal import Journal
-from deatbench.errors import ConfigError
+from deatbench.engine.distributed import Processes, Team
 
 T = TypeVar("T")
-MEETING = timedelta(minutes=5)  # for all processes to start
-PATIENCE = timedelta(days=7)  # the others may be at a long unit
-TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what it tells each of its processes
 
 
 class Alone:
@@ -42,16 +37,14 @@ class Alone:
 
 
 class Shards(Alone):
-    """The processes that torchrun started, with gloo between them."""
+    """The processes of a team, with one queue for each evaluation."""
 
-    def __init__(self) -> None:
-        self.store, self.rank, self.count = next(dist.rendezvous("env://", timeout=MEETING))
-        self.store.set_timeout(PATIENCE)
-        self.queue = dist.PrefixStore("deatbench", self.store)
-        dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.count, timeout=PATIENCE)
+    def __init__(self, team: Team) -> None:
+        self.team, self.rank, self.count = team, team.rank, team.world
+        self.queue = team.queue()
 
     def wait(self) -> None:
-        dist.barrier()
+        self.team.most(0)
 
     def share(self, stage: str, units: int, work: Callable[[int], T]) -> Iterator[tuple[int, T]]:
         mine: list[tuple[int, T]] = []
@@ -65,15 +58,6 @@ class Shards(Alone):
                 yield from theirs
 
 
-def shards() -> Alone:
-    """The processes that work together: those of torchrun, else this one alone. Raises ConfigError if they do not meet.
-
-    A cluster may set some of torchrun's variables on its own: that makes no team.
-    """
-    if not all(os.environ.get(name) for name in TORCHRUN) or os.environ["WORLD_SIZE"] == "1":
-        return Alone()
-    try:
-        return Shards()
-    except (ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise ConfigError(f"the processes of torchrun do not meet: {reason}", f"see {', '.join(TORCHRUN)}") from error
+def shards(processes: Processes) -> Alone:
+    """Those who share the next evaluation: all processes, which must all come here, or the only one."""
+    return Shards(processes) if isinstance(processes, Team) else Alone()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from deatbench.engine.interruption import Stopped
 from deatbench.errors import CheckpointError
 from deatbench.records import Checkpoint, EpochMetrics, Flag
 
@@ -92,6 +96,27 @@ class TrainState:
         self.resumed = saved["resumed"] + 1
         self.made_with = list(dict.fromkeys([*saved["made_with"], surroundings()]))
 
+    @property
+    def finite(self) -> bool:
+        """Whether the epoch's sums and all weights still are finite numbers."""
+        tensors = (self.totals, *self.model.state_dict().values())
+        return all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """What the block has changed is put back if a signal ends it."""
+        before = copy.deepcopy(self.dump() | {"sound": None})
+        try:
+            yield
+        except Stopped:
+            self._put_back(before)
+            raise
+
+    def flag_once(self, flag: Flag) -> None:
+        """Note what went wrong; epoch after epoch of the same is one reason to doubt the run."""
+        if all(known.code != flag.code for known in self.flags):
+            self.flags.append(flag)
+
     def mark_sound(self) -> None:
         """Remember this state to come back to."""
         self.sound = copy.deepcopy(self.dump() | {"sound": None})
@@ -118,5 +143,7 @@ class TrainState:
 
 
 def surroundings() -> str:
-    """What float rounding depends on besides the code: torch's version and the number of threads."""
-    return f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    """What float rounding depends on besides the code: torch's version, the number of threads and of processes."""
+    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    threads = f"{torch.get_num_threads()} threads" + (f" in each of {processes} processes" if processes > 1 else "")
+    return f"torch {torch.__version__}, {threads}"

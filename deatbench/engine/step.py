@@ -56,7 +56,8 @@ class Step:
         stop: Interruption | None = None,
     ) -> None:
         self.plan, self.state, self.monitor = plan, state, monitor or Monitor()
-        self.stop = stop or Interruption()
+        alone = plan.processes.world == 1  # else nobody may leave in the middle: the others wait for its share
+        self.stop = stop if stop is not None and alone else Interruption()
         self.execution = execution or Execution.from_environment()
         self.cuda = plan.device.type == "cuda"
         self.half = plan.config.precision == "bf16"
@@ -66,7 +67,8 @@ class Step:
         self.captured: CapturedStep | None = None
         self._inner = plan.inner
         self.preparation_seconds = 0.0
-        self._graph = self._wanted(self.execution.graph) and capturable(state.optimizer, self.cuda)
+        self._graph = alone and self._wanted(self.execution.graph) and capturable(state.optimizer, self.cuda)
+        self._long = plan.method.replays > 1 or (plan.method.adversarial and plan.inner.bn_mode == "train")
         self._generator = torch.Generator(device=plan.device)
         self._stream = torch.cuda.Stream(plan.device) if self.cuda else None
         self._lr = torch.zeros((), device=plan.device) if self.cuda else None
@@ -81,7 +83,8 @@ class Step:
                 state.memory = self.plan.method.memory(x_NCHW.contiguous(memory_format=torch.channels_last))
             if not self._ready:
                 self._prepare(self._batch(x_NCHW, y_N))
-            seed_everything(seed, "step", position)
+            rank = self.plan.processes.rank  # for what the network itself draws: other rows, other numbers
+            seed_everything(seed, f"step/{rank}" if rank else "step", position)
             self._generator.manual_seed(derive(seed, "batch", position))
             batch = self._batch(*self._augmented(x_NCHW, y_N))
             self._inner, full_eps = self.plan.inner_at(position)
@@ -102,42 +105,53 @@ class Step:
     def _batch(
         self, x_NCHW: Tensor, y_N: Tensor, other_N: Tensor | None = None, share_N: Tensor | None = None
     ) -> Batch:
+        """This process's rows of the whole batch."""
+        team, rows = self.plan.processes, self.plan.processes.rows(len(y_N))
         x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
-        smoothing, memory = self.plan.config.label_smoothing, self.state.memory
-        return Batch(x_NCHW, y_N, BatchRng(self._generator), other_N, share_N, smoothing, memory)
+        return Batch(
+            x_NCHW[rows],
+            y_N[rows],
+            BatchRng(self._generator, team.rank, team.world),
+            None if other_N is None else other_N[rows],
+            None if share_N is None else share_N[rows],
+            self.plan.config.label_smoothing,
+            {name: tensor[rows] for name, tensor in self.state.memory.items()},
+            team.average,
+        )
 
     def _run_freely(self, batch: Batch) -> None:
         if self._graph and self.captured is None:
             rng = RecordingRng(self._generator)
             batch, self._draws = replace(batch, rng=rng), rng.draws
-        self._work(batch)
+        if self._long and not self.cuda:  # many seconds on a CPU, for which a signal need not wait
+            with self.state.all_or_nothing(), self.stop.at_once():
+                self._work(batch)
+        else:
+            self._work(batch)
 
     def _work(self, batch: Batch) -> None:
         """The step itself, free of host syncs once the first one is done."""
+        team = self.plan.processes
         for _ in range(self.plan.method.replays):
             if self.form is not None:
                 self.form.refresh()
             x_adv_NCHW = self._perturb(self.search, batch)
             self.state.optimizer.zero_grad(set_to_none=True)
-            losses = self.plan.method.descend(self.network, batch, x_adv_NCHW, self._inner, self._autocast)
+            with team.shared_batch_norm():
+                losses = self.plan.method.descend(self.network, batch, x_adv_NCHW, self._inner, self._autocast)
+            team.average([weight.grad for weight in self.state.model.parameters() if weight.grad is not None])
             self._update()
             self._average()
             self.state.totals += self._counts(losses, batch.y_N)
 
     def _perturb(self, search: nn.Module | None, batch: Batch) -> Tensor:
         plan, inner = self.plan, self._inner
-        if search is not None:
-            with self._interruptible():
+        with nullcontext() if self._long else self.stop.at_once():  # an attack in eval mode changes nothing
+            if search is not None:
                 return plan.method.perturb(search, batch, inner).detach()
-        with self._autocast(), mode(self.state.model, training=inner.bn_mode == "train"):
-            return plan.method.perturb(self.state.model, batch, inner).detach()
-
-    def _interruptible(self) -> AbstractContextManager[None]:
-        """An attack on a form of its own changes nothing: a signal need not wait for its end, many seconds on a CPU.
-
-        Of several replays only the first is free to go; the updates of the others cannot be taken back.
-        """
-        return self.stop.at_once() if self.plan.method.replays == 1 else nullcontext()
+            train = inner.bn_mode == "train"
+            with self._autocast(), mode(self.state.model, training=train), plan.processes.shared_batch_norm():
+                return plan.method.perturb(self.state.model, batch, inner).detach()
 
     def _update(self) -> None:
         optimizer = self.state.optimizer
@@ -190,12 +204,12 @@ class Step:
         started = time.perf_counter()
         self.state.model.train()
         plan = self.plan
-        if plan.method.adversarial and self.execution.fold != "off" and plan.inner.bn_mode == "eval":
+        if plan.method.asks_network and self.execution.fold != "off" and plan.inner.bn_mode == "eval":
             self._attempt("the folded attack form", lambda: self._build_form(batch))
         if self._wanted(self.execution.compile):
             if self.form is not None:
                 self._attempt("the compiled attack", lambda: self._compile_attack(batch))
-            if self.execution.compile != "attack":
+            if self.execution.compile != "attack" and plan.processes.world == 1:
                 self._attempt("the compiled training pass", lambda: self._compile_network(batch))
         if self.cuda:
             torch.cuda.synchronize(plan.device)

@@ -8,33 +8,36 @@ from __future__ import annotations
 
 import dataclasses
 import resource
+import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from deatbench.config import RunConfig
 from deatbench.data import Dataset
 from deatbench.data.augment import Augment
-from deatbench.engine.checkpoint import save_state, save_weights
+from deatbench.engine.checkpoint import save_weights, weights_sha256
+from deatbench.engine.distributed import Processes
 from deatbench.engine.guard import MOST_ROLLBACKS, failure, not_finite
 from deatbench.engine.interruption import Interruption, Stopped
 from deatbench.engine.monitor import Monitor
+from deatbench.engine.saving import Saves
 from deatbench.engine.schedule import learning_rate
 from deatbench.engine.seeding import epoch_order
 from deatbench.engine.state import TrainState
 from deatbench.engine.step import Step
+from deatbench.engine.trial import NonFiniteLogits
 from deatbench.engine.validation import measure_epoch, refresh_statistics, selection_key
-from deatbench.errors import DeatbenchError, InterruptedRun
+from deatbench.errors import DeatbenchError
 from deatbench.methods import Method
 from deatbench.methods.base import Inner
 from deatbench.records import EpochMetrics, Flag, ModelSpec
-from deatbench.store import RunFolder, atomic_write_text
+from deatbench.store import RunFolder
 
 SAVE_EVERY_SECONDS = 300.0
-LARGE_MODEL = 16 << 20  # bytes; the state of a larger one takes long to write
-LARGE_MODEL_SECONDS = 30.0  # so it is saved after an epoch only if so much time would be lost
+AGREE_EVERY = 8  # batches on CUDA, where talking to the other processes costs more than it does beside a CPU's batch
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Plan:
     augment: Augment
     device: torch.device
     peak_lr: float
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -74,21 +78,23 @@ def fit(
     """Train until the last epoch; `folder` then holds best and last weights, those of averages, and metrics.jsonl.
 
     Raises InterruptedRun when `stop` is set (the state is saved), DeatbenchError when training has failed and the
-    configuration's guard says to stop, or nothing else is left to do.
+    configuration's guard says to stop, or nothing else is left to do, or when the end cannot be written.
     """
     epochs = plan.config.epochs
     monitor.start("train", epochs * plan.batches_per_epoch)
     monitor.advance(state.epoch * plan.batches_per_epoch + state.batch)
-    step, saves = Step(plan, state, monitor, stop=stop), _Saves(folder, state)
+    _check_alike(state, plan)
+    step, saves = Step(plan, state, monitor, stop=stop), Saves(folder, state, plan, monitor)
     if plan.config.guard == "rollback" and state.sound is None:
         state.mark_sound()
     while state.epoch < epochs:
         try:
             _train_epoch(state, plan, step, saves, stop, monitor)
-            with stop.at_once():
-                wrong, metrics = _measure(state, plan)
+            _put_together(state, plan)
+            _check_alike(state, plan)
+            wrong, metrics = plan.processes.first(stop.at_once()(lambda: _measure(state, plan)))
         except Stopped:
-            saves.save_and_leave(state, plan, stop)
+            _leave(state, plan, saves, stop)
         if wrong is not None and plan.config.guard == "rollback":
             before = state.epoch * plan.batches_per_epoch + state.batch
             _take_back(state, wrong, monitor)
@@ -99,11 +105,15 @@ def fit(
             assert wrong is not None
             raise DeatbenchError(wrong.message, "lower optimizer.lr, or --set guard=rollback")
         if wrong is not None:
-            state.flags.append(wrong)
+            state.flag_once(wrong)
             monitor.note(wrong.message)
+        after_epoch(metrics)  # before the state is written: after a kill in between it is told again, not never
         _close_epoch(state, plan, metrics, saves)
-        after_epoch(metrics)
         monitor.advance(0, f"{describe(metrics, epochs)}{_load(state, plan)}")
+    try:
+        plan.processes.first(stop.at_once()(lambda: _save_last(state, plan, folder)))
+    except Stopped:
+        _leave(state, plan, saves, stop)
     monitor.finish(describe(state.history[-1], epochs))
 
 
@@ -128,9 +138,7 @@ def _load(state: TrainState, plan: Plan) -> str:
     return f"  {work:,.0f} forwards/s  peak {state.peak_bytes / 1e9:.1f} GB"
 
 
-def _train_epoch(
-    state: TrainState, plan: Plan, step: Step, saves: _Saves, stop: Interruption, monitor: Monitor
-) -> None:
+def _train_epoch(state: TrainState, plan: Plan, step: Step, saves: Saves, stop: Interruption, monitor: Monitor) -> None:
     size, count = plan.config.batch_size, plan.batches_per_epoch
     order = epoch_order(len(plan.data.train), plan.config.seed, state.epoch)
     order = order.pin_memory() if plan.device.type == "cuda" else order  # so that copying indices waits for nothing
@@ -146,48 +154,56 @@ def _train_epoch(
         now = time.perf_counter()
         state.epoch_seconds = before + now - started
         monitor.advance(1)
-        if stop:
-            saves.save_and_leave(state, plan, stop)
-        if saves.age > SAVE_EVERY_SECONDS:
-            saves.save(state, plan)
+        asked, due = _agreed(state, plan, saves, stop)
+        if asked:
+            _leave(state, plan, saves, stop)
+        if due:
+            _put_together(state, plan)
+            plan.processes.first(saves.attempt)
 
 
-class _Saves:
-    """When a resume state was last written, and whether the next is due."""
+def _check_alike(state: TrainState, plan: Plan) -> None:
+    """Raises DeatbenchError unless all processes hold the same bits; other versions on another machine might not."""
+    if plan.processes.world == 1:
+        return
+    mine = weights_sha256(state.model)
+    if any(plan.processes.most(mine != plan.processes.first(lambda: mine))):
+        where = f"before epoch {state.epoch + 1}, batch {state.batch + 1}"
+        raise DeatbenchError(f"the processes hold different weights {where}", "run the same versions everywhere")
 
-    def __init__(self, folder: RunFolder, state: TrainState) -> None:
-        self.folder = folder
-        self._large = sum(parameter.nbytes for parameter in state.model.parameters()) > LARGE_MODEL
-        self._last = time.perf_counter()
 
-    @property
-    def age(self) -> float:
-        """Seconds of work that a kill would cost now."""
-        return time.perf_counter() - self._last
+def _agreed(state: TrainState, plan: Plan, saves: Saves, stop: Interruption) -> tuple[bool, bool]:
+    """Whether to stop, which a signal to any process asks of all, and whether to save, by the first one's clock."""
+    team = plan.processes
+    if team.world > 1 and plan.device.type == "cuda" and state.batch % AGREE_EVERY:
+        return False, False
+    number = signal.Signals[stop.signal].value if stop.signal else 0
+    number, due = team.most(number, team.rank == 0 and saves.age > SAVE_EVERY_SECONDS)
+    if number:
+        stop.signal = signal.Signals(number).name
+    return bool(number), bool(due)
 
-    def save(self, state: TrainState, plan: Plan) -> None:
-        """Write the state, unless there is nothing finite left to save."""
-        if torch.isfinite(state.totals).all():
-            save_state(self.folder, state.epoch * plan.batches_per_epoch + state.batch, state.dump())
-        self._last = time.perf_counter()
 
-    def save_epoch(self, state: TrainState, plan: Plan) -> None:
-        """After every epoch; a large state after short epochs only now and then, and after the last."""
-        if not self._large or self.age > LARGE_MODEL_SECONDS or state.epoch == plan.config.epochs:
-            self.save(state, plan)
+def _put_together(state: TrainState, plan: Plan) -> None:
+    """What each process knows in part (sums, the method's memory) becomes whole, so that the first can save it."""
+    plan.processes.collect(state.totals)
+    for tensor in state.memory.values():
+        plan.processes.complete(tensor)
 
-    def save_and_leave(self, state: TrainState, plan: Plan, stop: Interruption) -> None:
-        """Raises InterruptedRun, the state being safe."""
-        self.save(state, plan)
-        message = f"{stop.signal}: stopped in epoch {state.epoch + 1}, state saved in {self.folder.path}"
-        raise InterruptedRun(message, "the same command continues")
+
+def _leave(state: TrainState, plan: Plan, saves: Saves, stop: Interruption) -> None:
+    _put_together(state, plan)
+    plan.processes.first(lambda: saves.leave(stop))
 
 
 def _measure(state: TrainState, plan: Plan) -> tuple[Flag | None, EpochMetrics | None]:
-    """(what is wrong, the epoch's metrics); a loss that is not finite leaves nothing to measure."""
-    if not torch.isfinite(state.totals).all():
+    """(what is wrong, the epoch's metrics); what is not finite leaves nothing to measure."""
+    if not state.finite:
         return not_finite(state.epoch + 1), None
-    metrics = measure_epoch(state, plan)
+    try:
+        metrics = measure_epoch(state, plan)
+    except NonFiniteLogits:
+        return not_finite(state.epoch + 1), None
     last = metrics.epoch == plan.config.epochs
     return failure(metrics, state.history, plan.spec.num_classes, last), metrics
 
@@ -202,28 +218,26 @@ def _take_back(state: TrainState, wrong: Flag, monitor: Monitor) -> None:
     monitor.note(state.flags[-1].message)
 
 
-def _close_epoch(state: TrainState, plan: Plan, metrics: EpochMetrics, saves: _Saves) -> None:
-    """Remember and save: weights first, the resume state last, so that a kill in between repeats the same."""
-    folder, epochs = saves.folder, plan.config.epochs
+def _close_epoch(state: TrainState, plan: Plan, metrics: EpochMetrics, saves: Saves) -> None:
+    """Remember and save."""
     state.history.append(metrics)
     state.epoch, state.batch, state.epoch_seconds = state.epoch + 1, 0, 0.0
     state.totals.zero_()
     state.peak_bytes = max(state.peak_bytes, peak_bytes(plan.device))
     if selection_key(plan.method, metrics) > selection_key(plan.method, _best_so_far(state)):
         state.best_epoch = metrics.epoch
-        save_weights(folder.weights("best"), state.model, plan.spec)
-    if state.swa is not None and plan.config.swa_start is not None and state.epoch > plan.config.swa_start * epochs:
+        if plan.processes.rank == 0:
+            saves.best()
+    start = plan.config.swa_start
+    if state.swa is not None and start is not None and state.epoch > start * plan.config.epochs:
         state.swa.update_parameters(state.model)
     if plan.config.guard == "rollback":
         state.mark_sound()
-    if state.epoch == epochs:
-        _save_last(state, plan, folder)
-    lines = (line.model_dump_json() for line in state.history)
-    atomic_write_text(folder.metrics, "\n".join(lines) + "\n")
-    saves.save_epoch(state, plan)
+    plan.processes.first(saves.epoch)
 
 
 def _save_last(state: TrainState, plan: Plan, folder: RunFolder) -> None:
+    """The weights of the end, which all follow from the state: a run that was stopped here makes them again."""
     save_weights(folder.weights("last"), state.model, plan.spec)
     if state.swa is not None:
         refresh_statistics(state.swa, plan)

@@ -57,6 +57,10 @@ class Settings:
     workers: int = 1
 
 
+class NonFiniteLogits(DeatbenchError):
+    """A network whose answers are no numbers: there is nothing to evaluate."""
+
+
 class PassCounter(nn.Module):
     """The model, counting the images that pass through it, in each thread its own; with a lock, one call at a time."""
 
@@ -134,7 +138,7 @@ class Trial:
             raise ConfigError("images lie outside [0, 1]", "normalisation belongs inside the model")
         logits_NK = self._logits(x_NCHW)
         if not torch.isfinite(logits_NK).all():
-            raise DeatbenchError("the model returns NaN or infinite logits on clean images")
+            raise NonFiniteLogits("the model returns NaN or infinite logits on clean images")
         return Outcome((logits_NK.argmax(1) != y_N).cpu().numpy(), NOTHING_KEPT)
 
     def units(self, member: Attack, indices: Tensor) -> Sequence[Tensor]:

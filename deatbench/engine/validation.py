@@ -22,7 +22,8 @@ from deatbench.records import Accuracies, Checkpoint, EpochMetrics
 if TYPE_CHECKING:
     from deatbench.engine.train import Plan
 
-BATCH = 1000
+BATCH = {"cuda": 1000}
+SMALL_BATCH = 128  # on a CPU: a backward pass waits for no signal, and 1000 images take ten seconds in a ResNet-18
 
 
 def measure_epoch(state: TrainState, plan: Plan) -> EpochMetrics:
@@ -103,7 +104,7 @@ def _accuracies(model: nn.Module, images: Images, plan: Plan) -> dict[str, float
     pgd, fgsm = PGD(steps=plan.inner.steps, rel_step=plan.inner.rel_step), FGSM()
     attacks = [pgd, fgsm] if plan.method.adversarial else [pgd]
     search = Search("bf16" if plan.config.precision == "bf16" else "fp32")
-    settings = Settings(seed=plan.config.seed, batch_size=BATCH, search=search)
+    settings = Settings(seed=plan.config.seed, batch_size=BATCH.get(plan.device.type, SMALL_BATCH), search=search)
     done = evaluate(model, images, plan.inner.threat, attacks, settings, device=plan.device)
     found = {"clean": float(done.clean_N.mean()), "pgd": float(done.robust[pgd.name].mean())}
     return found | ({"fgsm": float(done.robust[fgsm.name].mean())} if plan.method.adversarial else {})

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from deatbench.config import RunConfig
 from deatbench.data import Dataset, load_dataset
+from deatbench.engine.distributed import Processes
 from deatbench.engine.monitor import Monitor
+from deatbench.engine.shards import shards
 from deatbench.errors import InterruptedRun
 from deatbench.models.runs import trained_model
 from deatbench.pipeline.configuration import configure
@@ -55,15 +57,17 @@ def run(
     fresh: bool = False,
     monitor: Monitor | None = None,
     trackers: Trackers | None = None,
+    processes: Processes | None = None,
 ) -> RunResult:
-    """Train, evaluate every kept set of weights, and enter the chosen one into the zoo."""
-    monitor = monitor or Monitor()
-    folder = train(config, machine, fresh=fresh, monitor=monitor, trackers=trackers)
+    """Train, evaluate every kept set of weights, and enter the chosen one into the zoo; by `processes` together."""
+    monitor, team = monitor or Monitor(), processes or Processes()
+    folder = train(config, machine, fresh=fresh, monitor=monitor, trackers=trackers, processes=team)
     training = read_record(folder.training, TrainingRecord)
     data = load_dataset(config.dataset, machine.data_dir, val_fraction=config.val_fraction)
     checkpoints = sorted(training.weights, key=lambda name: name != training.chosen)
-    records = [_evaluated(name, config, folder, training, data, machine, fresh, monitor) for name in checkpoints]
-    return RunResult(folder, training, tuple(records), add_to_zoo(machine.home, folder, training, records))
+    records = [_evaluated(name, config, folder, training, data, machine, fresh, monitor, team) for name in checkpoints]
+    entry = team.first(lambda: add_to_zoo(machine.home, folder, training, records))
+    return RunResult(folder, training, tuple(records), entry)
 
 
 def _evaluated(
@@ -75,11 +79,12 @@ def _evaluated(
     machine: Machine,
     fresh: bool,
     monitor: Monitor,
+    team: Processes,
 ) -> EvaluationRecord:
     """The evaluation of one set of weights, made now unless it is there: the chosen one gets the whole plan."""
     plan = config.evaluation
     path = folder.evaluations / f"{checkpoint}-{digest_of(plan.model_dump(mode='json'))[:8]}.json"
-    if not path.is_file():
+    if not team.first(path.is_file):
         monitor.note(f"attacking the {checkpoint} weights of {folder.path.name}")
         model = trained_model(folder, checkpoint, machine.device)
         request = EvaluationRequest(
@@ -92,10 +97,11 @@ def _evaluated(
             fresh=fresh,
         )
         threat = make_threat(config.threat.norm, config.threat.eps)
-        done = evaluate(model, data, threat, request, machine, monitor=monitor)
+        done = evaluate(model, data, threat, request, machine, monitor=monitor, shards=shards(team))
         if done.interrupted:
             raise InterruptedRun("evaluation stopped", "the same command continues")
-        gap = measure_generalisation(model.module, data, config, machine.device)
-        write_record(path, done.record.model_copy(update={"generalisation": gap}))
-        done.progress.clear()
+        gap = team.first(lambda: measure_generalisation(model.module, data, config, machine.device))
+        record = done.record.model_copy(update={"generalisation": gap})
+        team.first(lambda: write_record(path, record))
+        team.first(done.progress.clear)
     return read_record(path, EvaluationRecord)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from typing import Any
+
 import torch
 
 from deatbench.archs.build import build_arch, count_flops, count_params
@@ -9,13 +12,15 @@ from deatbench.config import RunConfig, dump_config
 from deatbench.data import Dataset, load_dataset
 from deatbench.data.augment import augment
 from deatbench.engine.checkpoint import load_state
+from deatbench.engine.distributed import Processes, share_equally
 from deatbench.engine.environment import environment, hardware_name
-from deatbench.engine.interruption import interruption
+from deatbench.engine.interruption import Interruption, Stopped, interruption
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.seeding import seed_everything
 from deatbench.engine.state import TrainState
 from deatbench.engine.train import Plan, fit
 from deatbench.engine.validation import chosen, measure_average
+from deatbench.errors import InterruptedRun
 from deatbench.methods import METHODS
 from deatbench.methods.base import Inner
 from deatbench.optim import OPTIMIZERS
@@ -41,37 +46,65 @@ def train(
     fresh: bool = False,
     monitor: Monitor | None = None,
     trackers: Trackers | None = None,
+    processes: Processes | None = None,
 ) -> RunFolder:
     """Train, or continue, the run of `config`; a finished one is returned as it is unless `fresh`.
 
-    Raises ConfigError if another process works on the same run, InterruptedRun after saving on a signal.
+    All of `processes` call this together; the first of them alone reads and writes the folder. Raises ConfigError if
+    somebody else works on the same run, InterruptedRun after saving on a signal.
     """
     monitor = monitor or Monitor()
-    trackers = trackers or Trackers({}, monitor.note)
+    trackers, team = trackers or Trackers({}, monitor.note), processes or Processes()
     folder = machine.home.run(config.run_id)
-    if folder.finished and not fresh:
+    if team.first(lambda: folder.finished and not fresh):
         monitor.note(f"{folder.path.name} is already trained (--fresh trains it again)")
         return folder
     data = load_dataset(config.dataset, machine.data_dir, val_fraction=config.val_fraction)
-    plan, state = prepare(config, data, machine.device)  # all that can be wrong is, before anything is written
-    with folder.locked(), interruption() as stop:
-        if fresh:
-            _clear(folder)
-        atomic_write_text(folder.config, dump_config(config))
-        _continue(state, folder, machine, monitor)
-        trackers.start(config.run_id, config.model_dump(mode="json"), folder.path)
-        fit(state, plan, folder, stop, monitor, trackers.epoch)
-        trackers.finish()
-        write_record(folder.training, _training_record(config, plan, state, folder, machine))
+    # all that can be wrong is, before anything is written
+    plan, state = prepare(config, data, machine.device, team)
+    with ExitStack() as held, interruption() as stop:
+        team.first(lambda: held.enter_context(folder.locked()))
+        saved = team.first(lambda: _begin(config, folder, fresh, machine, team, monitor))
+        if saved is not None:
+            _continue(state, saved, folder, team, monitor)
+        if team.rank == 0:
+            trackers.start(config.run_id, config.model_dump(mode="json"), folder.path)
+        try:
+            fit(state, plan, folder, stop, monitor, trackers.epoch if team.rank == 0 else lambda metrics: None)
+        finally:
+            trackers.finish()
+        team.first(lambda: _record(config, plan, state, folder, machine, stop))
     return folder
 
 
-def _continue(state: TrainState, folder: RunFolder, machine: Machine, monitor: Monitor) -> None:
+def _record(
+    config: RunConfig, plan: Plan, state: TrainState, folder: RunFolder, machine: Machine, stop: Interruption
+) -> None:
+    try:
+        with stop.at_once():  # averages are measured: minutes on a CPU
+            record = _training_record(config, plan, state, folder, machine)
+    except Stopped:
+        message = f"{stop.signal}: stopped after the last epoch, state saved in {folder.path}"
+        raise InterruptedRun(message, "the same command continues") from None
+    write_record(folder.training, record)
+
+
+def _begin(
+    config: RunConfig, folder: RunFolder, fresh: bool, machine: Machine, team: Processes, monitor: Monitor
+) -> dict[str, Any] | None:
+    """Make the folder ready; what an earlier try has left in it, on the CPU if it is to be handed on."""
+    if fresh:
+        _clear(folder)
+    atomic_write_text(folder.config, dump_config(config))
+    return load_state(folder, machine.device if team.world == 1 else torch.device("cpu"), monitor)
+
+
+def _continue(state: TrainState, saved: dict[str, Any], folder: RunFolder, team: Processes, monitor: Monitor) -> None:
     """Take up what an earlier try has left, and say under which other surroundings it was made."""
-    saved = load_state(folder, machine.device, monitor)
-    if saved is None:
-        return
-    state.restore(saved)
+    device = state.totals.device
+    state.restore(saved | {"memory": {name: tensor.to(device) for name, tensor in saved["memory"].items()}})
+    if team.rank:
+        state.totals.zero_()  # the sums so far are the first process's
     monitor.note(f"continuing {folder.path.name} after epoch {state.epoch} (--fresh starts over)")
     if len(state.made_with) > 1:
         message = f"made in parts under {', then '.join(state.made_with)}: not bit for bit the run of one of them"
@@ -86,8 +119,15 @@ def _clear(folder: RunFolder) -> None:
         path.unlink(missing_ok=True)
 
 
-def prepare(config: RunConfig, data: Dataset, device: torch.device) -> tuple[Plan, TrainState]:
-    """The plan of a run and its state before the first step. Raises ConfigError where arch and images do not fit."""
+def prepare(
+    config: RunConfig, data: Dataset, device: torch.device, processes: Processes | None = None
+) -> tuple[Plan, TrainState]:
+    """The plan of a run and its state before the first step.
+
+    Raises ConfigError where arch and images do not fit, or the processes cannot share batches equally.
+    """
+    team = processes or Processes()
+    share_equally(min(config.batch_size, len(data.train)), team.world)
     channels, height, _ = data.image_shape
     spec = ModelSpec(
         arch=config.arch.name,
@@ -113,6 +153,7 @@ def prepare(config: RunConfig, data: Dataset, device: torch.device) -> tuple[Pla
         augment=augment(data.augment if config.augment == "auto" else config.augment),
         device=device,
         peak_lr=optimizer.param_groups[0]["lr"] * (config.batch_size / config.lr_batch if config.lr_batch else 1.0),
+        processes=team,
     )
     return plan, TrainState.fresh(model, optimizer, config.ema, swa=config.swa_start is not None)
 
@@ -141,14 +182,14 @@ def _training_record(
         final=last,
         best=best,
         seconds=round(sum(metrics.seconds for metrics in state.history), 2),
-        hardware=hardware_name(plan.device),
+        hardware=hardware_name(plan.device, plan.processes.world),
         resumed=state.resumed,
         weights={checkpoint: sha256_of(folder.weights(checkpoint)) for checkpoint in checkpoints},
         chosen=chosen(plan.method, validation),
         validation=validation,
         throughput=_throughput(plan, state),
         flags=tuple(state.flags),
-        env=environment(plan.device),
+        env=environment(plan.device, plan.processes.world),
         command=machine.command,
     )
 

@@ -109,7 +109,8 @@ def _text(read: Callable[[Row], str | None]) -> Callable[[Row], Cell]:
 
 
 def _flags(row: Row) -> Cell:
-    words = [flag_words(row), *(f"in training: {plain(note.code.replace('_', ' '))}" for note in row.notes)]
+    codes = dict.fromkeys(note.code for note in row.notes)  # each once, though every seed has its own sentence
+    words = [flag_words(row), *(f"in training: {plain(code.replace('_', ' '))}" for code in codes)]
     text = "; ".join(word for word in words if word)
     return Cell(text) if text else Cell()
 

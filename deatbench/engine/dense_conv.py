@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Pair = tuple[int, ...]  # height, width
+Key = tuple[Pair, int, int, int | None]
 
 
 class DenseConv:
@@ -28,24 +29,24 @@ class DenseConv:
 
     def __init__(self, stride: Pair, padding: Pair) -> None:
         self.stride, self.padding = stride, padding
-        self._made: tuple[tuple[int, int, Pair], Tensor] | None = None
+        self._made: tuple[Key, Tensor, Tensor | None] | None = None
 
     def __call__(self, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """As F.conv2d, differentiable by `x_NCHW` alone; channels last."""
         n, size = len(x_NCHW), tuple(x_NCHW.shape[2:])
         edges = zip(size, self.padding, weight.shape[2:], self.stride, strict=True)
         height, width = ((edge + 2 * pad - taps) // step + 1 for edge, pad, taps, step in edges)
-        rows_ND = x_NCHW.permute(0, 2, 3, 1).reshape(n, -1)
-        biases = None if bias is None else bias.repeat(height * width)
-        y_ND = F.linear(rows_ND, self._matrix(weight, size, (height, width)), biases)
+        matrix, offsets = self._matrix(weight, bias, size, (height, width))
+        y_ND = F.linear(x_NCHW.permute(0, 2, 3, 1).reshape(n, -1), matrix, offsets)
         return y_ND.view(n, height, width, -1).permute(0, 3, 1, 2)
 
-    def _matrix(self, weight: Tensor, size: Pair, out: Pair) -> Tensor:
-        key = (weight.data_ptr(), weight._version, size)  # the version counts every write into the weights
+    def _matrix(self, weight: Tensor, bias: Tensor | None, size: Pair, out: Pair) -> tuple[Tensor, Tensor | None]:
+        key = size, weight.data_ptr(), weight._version, None if bias is None else bias._version  # counts every write
         made = self._made
         if made is None or made[0] != key:
-            made = self._made = key, _matrix(weight, self.stride, self.padding, size, out)
-        return made[1]
+            offsets = None if bias is None else bias.repeat(out[0] * out[1])
+            made = self._made = key, _matrix(weight, self.stride, self.padding, size, out), offsets
+        return made[1], made[2]
 
 
 def dense_conv(conv: nn.Conv2d, dtype: torch.dtype) -> DenseConv | None:

@@ -1,33 +1,29 @@
 """One training step, made once for a run: attack, loss, update, average and statistics.
 
-The attack asks a shadow of the network (shadow.py) that is renewed at the start of the step; the update runs on the
-network itself, on CUDA under bfloat16 autocast with float32 weights. On CUDA both are compiled, and the whole step is
-captured as one graph after a few free steps (capture.py). Whatever fails on the way falls back to the plain form of
-the same step, with a note. Randomness is a function of (seed, position) in every form.
+The attack asks a shadow of the network that is renewed at the start of the step; the update runs on the network itself,
+on CUDA under bfloat16 autocast with float32 weights (forms.py). On CUDA the whole step is captured as one graph after a
+few free steps (capture.py). Whatever fails on the way falls back to the plain form of the same step, with a note.
+Randomness is a function of (seed, position) in every form.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deatbench.attacks.borrow import mode
 from deatbench.attacks.rng import BatchRng
 from deatbench.engine.capture import CapturedStep, Draw, RecordingRng, capturable, stream_of_its_own
 from deatbench.engine.execution import Execution, fast_kernels
+from deatbench.engine.forms import Forms
 from deatbench.engine.interruption import Interruption
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.seeding import derive, seed_everything
-from deatbench.engine.selfcheck import check_gradient
-from deatbench.engine.shadow import TENSOR_CORE_CHANNELS, AttackForm, worth_a_shadow
 from deatbench.engine.state import TrainState
-from deatbench.errors import DeatbenchError
 from deatbench.methods import Batch, Losses
 
 if TYPE_CHECKING:
@@ -55,19 +51,16 @@ class Step:
         execution: Execution | None = None,
         stop: Interruption | None = None,
     ) -> None:
-        self.plan, self.state, self.monitor = plan, state, monitor or Monitor()
+        self.plan, self.state = plan, state
         alone = plan.processes.world == 1  # else nobody may leave in the middle: the others wait for its share
         self.stop = stop if stop is not None and alone else Interruption()
         self.execution = execution or Execution.from_environment()
         self.cuda = plan.device.type == "cuda"
-        self.half = plan.config.precision == "bf16"
-        self.form: AttackForm | None = None
-        self.network: nn.Module = state.model  # what the loss asks
-        self.search: nn.Module | None = None  # what the attack asks; None: the network itself
+        self.forms = Forms(plan, state.model, self.execution, monitor or Monitor())
         self.captured: CapturedStep | None = None
         self._inner = plan.inner
-        self.preparation_seconds = 0.0
-        self._graph = alone and self._wanted(self.execution.graph) and capturable(state.optimizer, self.cuda)
+        graph = self.cuda if self.execution.graph == "auto" else self.execution.graph != "off"
+        self._graph = alone and graph and capturable(state.optimizer, self.cuda)
         self._long = plan.method.replays > 1 or (plan.method.adversarial and plan.inner.bn_mode == "train")
         self._generator = torch.Generator(device=plan.device)
         self._stream = torch.cuda.Stream(plan.device) if self.cuda else None
@@ -82,7 +75,8 @@ class Step:
             if not state.memory:
                 state.memory = self.plan.method.memory(x_NCHW.contiguous(memory_format=torch.channels_last))
             if not self._ready:
-                self._prepare(self._batch(x_NCHW, y_N))
+                self.forms.prepare(self._batch(x_NCHW, y_N))
+                self._ready = True
             rank = self.plan.processes.rank  # for what the network itself draws: other rows, other numbers
             seed_everything(seed, f"step/{rank}" if rank else "step", position)
             self._generator.manual_seed(derive(seed, "batch", position))
@@ -133,24 +127,24 @@ class Step:
         """The step itself, free of host syncs once the first one is done."""
         team = self.plan.processes
         for _ in range(self.plan.method.replays):
-            if self.form is not None:
-                self.form.refresh()
-            x_adv_NCHW = self._perturb(self.search, batch)
+            self.forms.refresh()
+            x_adv_NCHW = self._perturb(batch)
             self.state.optimizer.zero_grad(set_to_none=True)
             with team.shared_batch_norm():
-                losses = self.plan.method.descend(self.network, batch, x_adv_NCHW, self._inner, self._autocast)
+                network, precision = self.forms.network, self.forms.autocast
+                losses = self.plan.method.descend(network, batch, x_adv_NCHW, self._inner, precision)
             team.average([weight.grad for weight in self.state.model.parameters() if weight.grad is not None])
             self._update()
             self._average()
             self.state.totals += self._counts(losses, batch.y_N)
 
-    def _perturb(self, search: nn.Module | None, batch: Batch) -> Tensor:
-        plan, inner = self.plan, self._inner
+    def _perturb(self, batch: Batch) -> Tensor:
+        plan, inner, search = self.plan, self._inner, self.forms.search
         with nullcontext() if self._long else self.stop.at_once():  # an attack in eval mode changes nothing
             if search is not None:
                 return plan.method.perturb(search, batch, inner).detach()
             train = inner.bn_mode == "train"
-            with self._autocast(), mode(self.state.model, training=train), plan.processes.shared_batch_norm():
+            with self.forms.autocast(), mode(self.state.model, training=train), plan.processes.shared_batch_norm():
                 return plan.method.perturb(self.state.model, batch, inner).detach()
 
     def _update(self) -> None:
@@ -160,7 +154,7 @@ class Step:
         except RuntimeError as error:
             if self._done or not any(group.get("fused") for group in optimizer.param_groups):
                 raise
-            self._note("the fused optimizer update", error)
+            self.forms.without("the fused optimizer update", error)
             self._graph = False
             for group in optimizer.param_groups:
                 group["fused"], group["foreach"], group["lr"] = False, True, float(group["lr"])
@@ -199,100 +193,13 @@ class Step:
         for group in self.state.optimizer.param_groups:
             group["lr"] = lr if self._lr is None or group.get("fused") is False else self._lr
 
-    def _prepare(self, batch: Batch) -> None:
-        """Build the attack form, check its gradient, compile what is to be compiled; state and randomness stay."""
-        started = time.perf_counter()
-        self.state.model.train()
-        plan = self.plan
-        if plan.method.asks_network and self.execution.fold != "off" and plan.inner.bn_mode == "eval":
-            self._attempt("the folded attack form", lambda: self._build_form(batch))
-        if self._wanted(self.execution.compile):
-            if self.form is not None:
-                self._attempt("the compiled attack", lambda: self._compile_attack(batch))
-            if self.execution.compile != "attack" and plan.processes.world == 1:
-                self._attempt("the compiled training pass", lambda: self._compile_network(batch))
-        if self.cuda:
-            torch.cuda.synchronize(plan.device)
-        self.preparation_seconds = time.perf_counter() - started
-        self._ready = True
-        if self.cuda:
-            self.monitor.note(f"training step prepared in {self.preparation_seconds:.1f} s ({self.describe()})")
-
-    def describe(self) -> str:
-        """The form the step takes, in words."""
-        attack = "unfolded" if self.form is None else "folded bf16" if self.half else "folded float32"
-        forms = {"attack": self.search is not self.form, "update": self.network is not self.state.model}
-        compiled = [part for part, is_compiled in forms.items() if is_compiled]
-        graph = "graph captured" if self.captured else f"graph after {FREE_STEPS} steps" if self._graph else "no graph"
-        return f"attack {attack}, compiled: {' and '.join(compiled) or 'nothing'}, {graph}"
-
-    def _build_form(self, batch: Batch) -> None:
-        model, dtype = self.state.model, torch.bfloat16 if self.half else torch.float32
-        if not worth_a_shadow(model, dtype):
-            return
-        wide = TENSOR_CORE_CHANNELS if self.cuda and self.half else 0
-        channels = wide if self.execution.channels == "auto" else int(self.execution.channels)
-        form = AttackForm(model, dtype, channels)
-        agreement = check_gradient(form, model, batch.x_NCHW, batch.y_N)
-        if self.cuda:
-            self.monitor.note(f"attack form's input gradient against float64: {agreement}")
-        self.form = self.search = form
-
-    def _compile_attack(self, batch: Batch) -> None:
-        assert self.form is not None
-        compiled = self._compiled(self.form)
-        agreement = check_gradient(compiled, self.state.model, batch.x_NCHW, batch.y_N)
-        self._perturb(compiled, batch)
-        if self.cuda:
-            self.monitor.note(f"compiled attack's input gradient against float64: {agreement}")
-        self.search = compiled
-
-    def _compile_network(self, batch: Batch) -> None:
-        """Compile and try the training pass; statistics of batch norm are put back, gradients dropped."""
-        before = [buffer.clone() for buffer in self.state.model.buffers()]
-        compiled = self._compiled(self.state.model)
-        try:
-            with self._autocast():
-                losses = self.plan.method.loss(compiled, batch, batch.x_NCHW)
-            losses.loss.backward()
-        finally:
-            self.state.optimizer.zero_grad(set_to_none=True)
-            for buffer, value in zip(self.state.model.buffers(), before, strict=True):
-                buffer.copy_(value)
-        self.network = compiled
-
-    def _compiled(self, network: nn.Module) -> nn.Module:
-        torch._dynamo.config.recompile_limit = max(
-            torch._dynamo.config.recompile_limit, 64
-        )  # several runs in a process
-        compiled: nn.Module = torch.compile(network, dynamic=False, mode=self.execution.mode)  # type: ignore[assignment]
-        return compiled
-
     def _capture(self, batch: Batch) -> None:
         self.state.optimizer.zero_grad(set_to_none=True)
 
         def capture() -> None:
             self.captured = CapturedStep(self._work, batch, self._draws, self._stream)
             if self.cuda:
-                self.monitor.note(f"training step captured as one CUDA graph ({self.describe()})")
+                self.forms.monitor.note(f"training step captured as one CUDA graph ({self.forms.describe()})")
 
-        self._attempt("the CUDA graph of the step", capture)
+        self.forms.attempt("the CUDA graph of the step", capture)
         self._graph = self.captured is not None
-
-    def _attempt(self, what: str, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception as error:  # anybody's model, a compiler, a driver: none of them may stop a run
-            self._note(what, error)
-            self.state.optimizer.zero_grad(set_to_none=True)
-
-    def _note(self, what: str, error: Exception) -> None:
-        reason = error.message if isinstance(error, DeatbenchError) else (str(error).splitlines() or [""])[0]
-        self.monitor.note(f"training without {what}: {type(error).__name__}: {reason[:300]}")
-
-    def _wanted(self, switch: str) -> bool:
-        return self.cuda if switch == "auto" else switch != "off"
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        # The cache of cast weights would outlive the step that a graph captures.
-        return torch.autocast(self.plan.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False)

@@ -189,8 +189,8 @@ def _gaps(row: Row) -> list[str]:
                 gap = record.generalisation
                 found.setdefault((record.training.checkpoint, gap.attack, gap.n), []).append(gap.robust_gap)
     return [
-        f"robust generalisation gap of the {name} weights, training minus test: {100 * sum(gaps) / len(gaps):+.1f} points "
-        f"({attack}, {n:,} images of each)"
+        f"robust accuracy of the {name} weights on training minus test images: "
+        f"{100 * sum(gaps) / len(gaps):+.1f} points ({attack}, {n:,} of each)"
         for (name, attack, n), gaps in sorted(found.items())
     ]
 

@@ -26,10 +26,12 @@ REQUIRED = {
     "numpy": ("1.26", "pip install -U numpy"),
     "scikit-learn": ("1.4", "pip install -U scikit-learn: it carries the embedded digits"),
     "safetensors": ("0.4.3", "pip install -U safetensors"),
+    "matplotlib": ("3.8", "pip install -U matplotlib: it draws the training curves"),
 }
 OPTIONAL = {
     "robustbench": 'pip install "deatbench[robustbench]" for robustbench:… models',
     "pyarrow": 'pip install "deatbench[hf]" for data sets in parquet files',
+    "tensorboard": 'pip install "deatbench[tensorboard]" for --track tensorboard',
 }
 LOW_DISK_BYTES = 2 * 2**30
 
@@ -112,9 +114,12 @@ def _devices() -> Iterator[Finding]:
         return
     import torch
 
-    from deatbench.engine.environment import hardware_name
+    from deatbench.engine.environment import hardware_name, native_bfloat16
 
     yield Finding("cpu", "ok", hardware_name(torch.device("cpu")))
+    if native_bfloat16():
+        fix = "--set precision=bf16 trains large networks in about half the time; eval --precision bf16 searches so"
+        yield Finding("cpu bfloat16", "note", "computed by the processor itself", fix)
     for index in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(index).total_memory / 2**30
         yield Finding(f"cuda:{index}", "ok", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")

@@ -52,6 +52,13 @@ def hardware_name(device: torch.device, processes: int = 1) -> str:
     return f"{model}, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def native_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 itself: twice as fast as float32; elsewhere bfloat16 is slower."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
+    return not flags.isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
 def environment(device: torch.device, processes: int = 1) -> Env:
     """Versions, device and revision, as they go into records."""
     return Env(

@@ -16,6 +16,8 @@ BALL = {
     "L1": "The absolute changes of all pixel values of an image sum to at most ε = {eps}",
 }
 
+AVERAGES = {"ema": "the moving average of the weights", "swa": "their average over the last epochs"}
+
 
 def protocol(board: Board) -> list[tuple[str, str]]:
     """Terms and their explanations for the box on a board's page."""
@@ -98,7 +100,9 @@ def _parameters(params: dict[str, object]) -> str:
 def _checkpoints(board: Board) -> str:
     sizes = sorted({(run.training.n_train, run.training.n_val) for run in board.runs if run.training})
     split = " or ".join(f"{n_train:,} + {n_val:,}" for n_train, n_val in sizes)
+    kept = {run.training.checkpoint for run in board.runs if run.training}
+    averages = "".join(f", {name} {AVERAGES[name]}" for name in ("ema", "swa") if name in kept)
     return (
         "Best is the epoch with the highest robust accuracy on a validation split held out from the training images, "
-        f"last is the final epoch; the test images choose nothing. Training + validation images: {split}."
+        f"last is the final epoch{averages}; the test images choose nothing. Training + validation images: {split}."
     )

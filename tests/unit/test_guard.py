@@ -54,7 +54,8 @@ def after(clean: float, robust: float = 0.05, fgsm: float | None = None, **chang
     ("metrics", "seen"),
     [
         (after(0.8, 0.01, fgsm=0.6), True),
-        (after(0.8, 0.29, fgsm=0.6), True),
+        (after(0.8, 0.19, fgsm=0.6), True),
+        (after(0.8, 0.21, fgsm=0.6), False),  # more than half of the best, 40 %
         (after(0.8, 0.31, fgsm=0.6), False),  # FGSM is the weaker attack
         (after(0.4, 0.0, fgsm=0.09), False),  # nothing that withstands either
         (after(0.8, 0.0), False),  # FGSM was not tried
@@ -69,6 +70,27 @@ def test_catastrophic_overfitting(metrics: EpochMetrics, seen: bool) -> None:
     if found:
         assert found.code == "catastrophic_overfitting"
         assert f"in epoch 7: FGSM leaves {metrics.val_fgsm_acc:.1%}" in found.message
+
+
+@pytest.mark.parametrize(
+    ("metrics", "seen"),
+    [
+        (after(0.38, 0.03, fgsm=0.15), False),  # epochs of healthy runs that had only begun to learn
+        (after(0.74, 0.17, fgsm=0.45), False),
+        (after(0.89, 0.12, fgsm=0.42), False),
+        (after(0.9, 0.02, fgsm=0.8), True),  # a run that never was robust
+    ],
+)
+def test_catastrophic_overfitting_needs_no_better_past(metrics: EpochMetrics, seen: bool) -> None:
+    assert (failure(metrics, [], num_classes=10, last_epoch=False) is not None) == seen
+
+
+def test_a_run_that_ends_with_nothing_but_single_step_robustness() -> None:
+    ending = after(0.5, 0.05, fgsm=0.22)
+    assert failure(ending, [after(0.5, 0.01, fgsm=0.2)], num_classes=10, last_epoch=False) is None
+    found = failure(ending, [after(0.5, 0.01, fgsm=0.2)], num_classes=10, last_epoch=True)
+    assert found is not None
+    assert found.code == "catastrophic_overfitting"
 
 
 @pytest.mark.parametrize(

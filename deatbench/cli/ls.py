@@ -10,14 +10,14 @@ import rich_click as click
 
 from deatbench.cli import options
 
-KINDS = ("archs", "methods", "attacks", "datasets", "recipes")
+KINDS = ("archs", "methods", "optimizers", "attacks", "datasets", "recipes")
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
 @options.as_json
 def ls(kind: str, as_json: bool) -> None:
-    """List archs, methods, attacks, datasets or recipes.
+    """List archs, methods, optimizers, attacks, datasets or recipes.
 
     \b
     Examples:
@@ -59,6 +59,10 @@ def _registry(kind: str):  # type: ignore[no-untyped-def]
         from deatbench.methods import METHODS
 
         return METHODS
+    if kind == "optimizers":
+        from deatbench.optim import OPTIMIZERS
+
+        return OPTIMIZERS
     if kind == "attacks":
         from deatbench.attacks import ATTACKS
 

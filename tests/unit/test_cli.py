@@ -160,6 +160,7 @@ def test_published_commands_hold_no_machine_paths(arguments: list[str], publishe
         ("methods", "deat"),
         ("attacks", "pgd-STEPS"),
         ("datasets", "digits"),
+        ("optimizers", "adamw"),
         ("recipes", "paper"),
     ],
 )

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 def run(ctx: click.Context, asked: options.Asked, dry_run: bool) -> None:
     """Train a model, attack it, publish the result.
 
-    The best and the last checkpoint are both evaluated: PGD-20, CW-20, and AutoAttack on the best. Everything lands
-    in the working folder: runs/, model_zoo/, leaderboards/. The same command continues a run that was interrupted.
+    Best and last weights, and averages where there are any, are all evaluated: by PGD-20 and CW-20, those that
+    validation prefers by AutoAttack too. Everything lands in the working folder: runs/, model_zoo/, leaderboards/. The
+    same command continues a run that was interrupted.
 
     \b
     Examples:

@@ -88,25 +88,19 @@ def fit(
     if plan.config.guard == "rollback" and state.sound is None:
         state.mark_sound()
     while state.epoch < epochs:
-        try:
-            _train_epoch(state, plan, step, saves, stop, monitor)
-            _put_together(state, plan)
-            _check_alike(state, plan)
-            wrong, metrics = plan.processes.first(stop.at_once()(lambda: _measure(state, plan)))
-        except Stopped:
-            _leave(state, plan, saves, stop)
+        wrong, metrics = _run_epoch(state, plan, step, saves, stop, monitor)
         if wrong is not None and plan.config.guard == "rollback":
             before = state.epoch * plan.batches_per_epoch + state.batch
             _take_back(state, wrong, monitor)
             monitor.advance(state.epoch * plan.batches_per_epoch - before)
             step = Step(plan, state, monitor, stop=stop)  # the old one holds the optimizer's old tensors
             continue
-        if metrics is None or (wrong is not None and plan.config.guard == "stop"):
-            assert wrong is not None
+        if wrong is not None and (metrics is None or plan.config.guard == "stop"):
             raise DeatbenchError(wrong.message, "lower optimizer.lr, or --set guard=rollback")
         if wrong is not None:
             state.flag_once(wrong)
             monitor.note(wrong.message)
+        assert metrics is not None  # what is not measured is wrong
         after_epoch(metrics)  # before the state is written: after a kill in between it is told again, not never
         _close_epoch(state, plan, metrics, saves)
         monitor.advance(0, f"{describe(metrics, epochs)}{_load(state, plan)}")
@@ -115,6 +109,20 @@ def fit(
     except Stopped:
         _leave(state, plan, saves, stop)
     monitor.finish(describe(state.history[-1], epochs))
+
+
+def _run_epoch(
+    state: TrainState, plan: Plan, step: Step, saves: Saves, stop: Interruption, monitor: Monitor
+) -> tuple[Flag | None, EpochMetrics | None]:
+    """Train and measure: (what is wrong, the metrics). Raises InterruptedRun on a signal, the state being safe."""
+    try:
+        _train_epoch(state, plan, step, saves, stop, monitor)
+        _put_together(state, plan)
+        _check_alike(state, plan)
+        found = plan.processes.first(stop.at_once()(lambda: _measure(state, plan)))
+    except Stopped:
+        _leave(state, plan, saves, stop)
+    return found
 
 
 def describe(metrics: EpochMetrics, epochs: int) -> str:

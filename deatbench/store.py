@@ -15,7 +15,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
@@ -124,6 +124,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def second_look(record_path: Path, kind: Literal["verifications", "reproductions"], record_id: str) -> Path:
+    """Where it is kept that somebody looked again at the evaluation record in `record_path`."""
+    return record_path.parent.with_name(kind) / f"{safe_name(record_id, 'record')}.json"
+
+
 def safe_name(text: str, what: str) -> str:
     """`text` if it is one plain path component. Raises ConfigError on separators, `..` and the like."""
     if text in ("", ".", "..") or any(c in text for c in "/\\\0") or text.startswith("."):
@@ -180,13 +185,14 @@ class RunFolder:
 
 
 class Home:
-    """The working folder: runs/, evaluations/, model_zoo/ and leaderboards/ lie in it."""
+    """The working folder: runs/, evaluations/, published/, model_zoo/ and leaderboards/ lie in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.runs = path / "runs"
         self.evaluations = path / "evaluations"
         self.zoo = path / "model_zoo"
+        self.published = path / "published"
         self.leaderboards = path / "leaderboards"
 
     def run(self, run_id: str) -> RunFolder:
@@ -211,10 +217,13 @@ class Home:
                 return folder
         raise MissingError(f"no model {model_id!r} in {self.zoo}", "`deatbench zoo ls` lists all")
 
+    def evaluation_paths(self) -> list[Path]:
+        """Files of the evaluations kept in the zoo or made by `deatbench eval`, sorted."""
+        return sorted([*self.zoo.glob("*/*/*/evaluations/*.json"), *self.evaluations.glob("*.json")])
+
     def load_records(self) -> list[EvaluationRecord]:
-        """Every evaluation kept in the zoo or made by `deatbench eval`, each id once, sorted by id."""
-        paths = [*self.zoo.glob("*/*/*/evaluations/*.json"), *self.evaluations.glob("*.json")]
-        records = {record.id: record for record in (read_record(path, EvaluationRecord) for path in sorted(paths))}
+        """Every evaluation, each id once, sorted by id."""
+        records = {record.id: record for record in (read_record(p, EvaluationRecord) for p in self.evaluation_paths())}
         return [records[key] for key in sorted(records)]
 
     def load_cards(self) -> list[ModelCard]:

@@ -1,9 +1,9 @@
 """Records to pages: leaderboards in HTML and Markdown, rendered without torch.
 
-records + cards → boards.boards_of → Board(rows) → columns.COLUMNS → pages → leaderboards/
+read_inputs(home) → Inputs → boards_of → Board(rows) → a module per kind of page → pages_of → leaderboards/
 """
 
-from deatbench.report.pages import build_leaderboards
 from deatbench.report.serve import serve
+from deatbench.report.site import build_leaderboards
 
 __all__ = ["build_leaderboards", "serve"]

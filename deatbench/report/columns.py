@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from deatbench.report.boards import AUTOATTACK, WORST_CASE, Row, Summary
 from deatbench.report.escape import plain
 from deatbench.report.metrics import Direction, describe
-
-NOTHING = "–"
+from deatbench.report.rows import Row, Summary
+from deatbench.report.runs import AUTOATTACK, WORST_CASE
+from deatbench.report.wording import NOTHING, count, duration, interval, percent
 
 
 @dataclass(frozen=True)
@@ -37,31 +37,6 @@ class Column:
     direction: Direction
     format: Literal["accuracy", "number", "text", "span"]
     cell: Callable[[Row], Cell]
-
-
-def percent(value: float) -> str:
-    """A share as percent with one decimal: `57.1`."""
-    return f"{100 * value:.1f}"
-
-
-def interval(ci95: tuple[float, float]) -> str:
-    """Bounds in percent: `52.0–62.1`."""
-    return f"{percent(ci95[0])}–{percent(ci95[1])}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people: `42 s`, `12.5 min`, `3.4 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
-
-
-def count(value: int) -> str:
-    """A number of parameters for people: `312`, `27.2 k`, `11.2 M`."""
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if value >= size:
-            return f"{value / size:.1f} {unit}"
-    return str(value)
 
 
 def flag_words(row: Row) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -51,19 +52,22 @@ class Curve:
 
 def read_metrics(folder: RunFolder) -> tuple[EpochMetrics, ...]:
     """The epochs of a run. Raises MissingError before the first has ended, ConfigError naming a broken line."""
-    path = folder.metrics
+    epochs = read_epochs(folder.metrics) if folder.metrics.exists() else ()
+    if not epochs:
+        raise MissingError(f"{folder.path} has no metrics yet", "they come with the end of its first epoch")
+    return epochs
+
+
+def read_epochs(path: Path) -> tuple[EpochMetrics, ...]:
+    """The lines of a metrics.jsonl. Raises MissingError if it cannot be read, ConfigError naming a broken line."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ConfigError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: no metrics of a training run")
         lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        lines = []
     except OSError as error:
         raise MissingError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text") from error
-    if not lines:
-        raise MissingError(f"{folder.path} has no metrics yet", "they come with the end of its first epoch")
     epochs: list[EpochMetrics] = []
     for number, line in enumerate(lines, 1):
         epochs.append(_epoch(line, f"{path} line {number}", after=epochs[-1].epoch if epochs else 0))

@@ -141,7 +141,7 @@ class RunFolder:
 
     config.yaml             the resolved recipe        metrics.jsonl         one line an epoch
     checkpoint-NNNNNN.pt    resume state (last two)    training.json         TrainingRecord, when finished
-    best|last|ema|swa.safetensors   weights and spec    evaluations/*.json    EvaluationRecords
+    best|last|ema|swa|shifted.safetensors   weights and spec    evaluations/*.json    EvaluationRecords
     """
 
     def __init__(self, path: Path) -> None:
@@ -152,7 +152,7 @@ class RunFolder:
         self.evaluations = path / "evaluations"
 
     def weights(self, checkpoint: str) -> Path:
-        """Weights of the "best" or "last" epoch, or of an average: "ema", "swa"."""
+        """Weights of the "best" or "last" epoch, or of an average or DEAT's shifted point."""
         return self.path / f"{checkpoint}.safetensors"
 
     def checkpoints(self) -> list[Path]:

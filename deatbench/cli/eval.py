@@ -103,7 +103,7 @@ class Asked:
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="For the attacks.")
 @click.option(
     "--checkpoint",
-    type=click.Choice(["best", "last", "ema", "swa"]),
+    type=click.Choice(["best", "last", "ema", "swa", "shifted"]),
     default="best",
     show_default=True,
     help="Which weights of a run.",

@@ -77,8 +77,8 @@ def stages_of(config: RunConfig, data: Dataset, device: torch.device) -> list[St
     how = f"{config.epochs} epochs x {checked // config.epochs} images x (1 + pgd-{steps})"
     stages.append(Stage("validation", checked * (1 + steps), checked * (forward + steps * gradient), how))
     evaluation = config.evaluation
-    averages = {"ema": config.ema > 0, "swa": config.swa_start is not None}
-    others = ("last", *(name for name, kept in averages.items() if kept))
+    further = {"ema": config.ema > 0, "swa": config.swa_start is not None, "shifted": config.shifted}
+    others = ("last", *(name for name, kept in further.items() if kept))
     for checkpoint, names in (("best", evaluation.attacks), *((name, evaluation.last_attacks) for name in others)):
         stages.append(_evaluation(checkpoint, names, config, data, forward, gradient))
     return stages

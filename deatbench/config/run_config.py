@@ -14,7 +14,7 @@ from deatbench.errors import ConfigError
 from deatbench.records import Norm, digest_of, parse_eps
 
 # Younger than the first published runs: left out of the digest at their defaults, so that those runs keep their names.
-YOUNGER = ("label_smoothing", "eps_warmup", "swa_start", "guard", "lr_batch")
+YOUNGER = ("label_smoothing", "eps_warmup", "swa_start", "shifted", "guard", "lr_batch")
 
 
 class _Config(BaseModel):
@@ -115,7 +115,7 @@ class RunConfig(_Config):
     `augment` joins parts with "+": crop-flip+cutmix. `label_smoothing` is the share of the target that is spread over
     all classes. `eps_warmup`: epochs in which the training's eps grows from 0, linearly. `ema`: decay of the average of
     weights after every update, 0 for none. `swa_start`: share of the run after which weights are averaged epoch by
-    epoch; null for none. `lr_batch`: lr is meant for batches of this size and grows with `batch_size`; null: as it is.
+    epoch; null for none. `shifted`: keep the end of DEAT's update at its shifted point too. `lr_batch`: lr is meant for batches of this size and grows with `batch_size`; null: as it is.
     `guard`: what to do about catastrophic overfitting, a collapse to chance or a loss that is not finite: say so in the
     record and go on where there is a way, stop, or go back to the last sound epoch with half the learning rate.
     """
@@ -136,6 +136,7 @@ class RunConfig(_Config):
     eps_warmup: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     swa_start: float | None = Field(default=None, ge=0, lt=1)
+    shifted: bool = False
     lr_batch: int | None = Field(default=None, ge=1)
     guard: Literal["flag", "stop", "rollback"] = "flag"
     precision: Literal["auto", "fp32", "bf16"] = "auto"

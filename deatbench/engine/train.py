@@ -20,6 +20,7 @@ from deatbench.data import Dataset
 from deatbench.data.augment import Augment
 from deatbench.engine.checkpoint import save_weights, weights_sha256
 from deatbench.engine.distributed import Processes
+from deatbench.engine.further import further_weights
 from deatbench.engine.guard import MOST_ROLLBACKS, failure, not_finite
 from deatbench.engine.interruption import Interruption, Stopped
 from deatbench.engine.monitor import Monitor
@@ -29,7 +30,7 @@ from deatbench.engine.seeding import epoch_order
 from deatbench.engine.state import TrainState
 from deatbench.engine.step import Step
 from deatbench.engine.trial import NonFiniteLogits
-from deatbench.engine.validation import measure_epoch, refresh_statistics, selection_key
+from deatbench.engine.validation import measure_epoch, selection_key
 from deatbench.errors import DeatbenchError
 from deatbench.methods import Method
 from deatbench.methods.base import Inner
@@ -247,10 +248,8 @@ def _close_epoch(state: TrainState, plan: Plan, metrics: EpochMetrics, saves: Sa
 def _save_last(state: TrainState, plan: Plan, folder: RunFolder) -> None:
     """The weights of the end, which all follow from the state: a run that was stopped here makes them again."""
     save_weights(folder.weights("last"), state.model, plan.spec)
-    if state.swa is not None:
-        refresh_statistics(state.swa, plan)
-    for name, average in state.averages.items():
-        save_weights(folder.weights(name), average.module, plan.spec)
+    for name, module in further_weights(state, plan).items():
+        save_weights(folder.weights(name), module, plan.spec)
 
 
 def _best_so_far(state: TrainState) -> EpochMetrics | None:

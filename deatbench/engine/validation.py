@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import update_bn
 
 from deatbench.attacks.fgsm import FGSM
 from deatbench.attacks.pgd import PGD
@@ -74,22 +74,22 @@ def chosen(method: Method, validation: dict[Checkpoint, Accuracies]) -> Checkpoi
     return max(candidates, key=preference, default="best")
 
 
-def measure_average(average: AveragedModel, plan: Plan) -> Accuracies | None:
-    """What an average of weights reaches on validation images; None without such."""
+def measure_module(module: nn.Module, plan: Plan) -> Accuracies | None:
+    """What other weights than an epoch's reach on validation images; None without such."""
     if not len(plan.data.val):
         return None
-    found = _accuracies(average.module, plan.data.val, plan)
+    found = _accuracies(module, plan.data.val, plan)
     return Accuracies(clean_acc=found["clean"], robust_acc=found["pgd"])
 
 
-def refresh_statistics(swa: AveragedModel, plan: Plan) -> None:
-    """Batch norm's statistics under averaged weights, by one pass over the training images (Izmailov et al. 2018).
+def refresh_statistics(module: nn.Module, plan: Plan) -> None:
+    """Batch norm's statistics under weights that no step was taken at, by one pass over the training images.
 
-    Images as they are, not augmented: as the network will see them.
+    So did Izmailov et al. 2018. Images as they are, not augmented: as the network will see them.
     """
     order = epoch_order(len(plan.data.train), plan.config.seed, 0).split(plan.config.batch_size)
     with torch.no_grad():
-        update_bn((x_NCHW for x_NCHW, _ in plan.data.train.batches(list(order), plan.device)), swa.module)
+        update_bn((x_NCHW for x_NCHW, _ in plan.data.train.batches(list(order), plan.device)), module)
 
 
 def _preference(method: Method, clean_acc: float, robust_acc: float) -> tuple[float, float]:

@@ -91,6 +91,20 @@ class DEAT(torch.optim.Optimizer):
         torch._foreach_copy_(before_last, last)  # at fixed addresses, for the same reason
         torch._foreach_copy_(last, current)
 
+    @torch.no_grad()
+    def shifts(self) -> list[tuple[Tensor, Tensor]]:
+        """Each parameter theta_t with the way to its shifted point, lr / sqrt((1 + k1)² + k1²) · k1 · h_{t-1}.
+
+        At the shifted point phi the update reads phi <- phi - lr' · h_t: plain averaging of gradients that are taken
+        at theta, away from phi.
+        """
+        found = []
+        for group in self.param_groups:
+            k1 = group["k1"]
+            scale = ((1 + k1) ** 2 + k1**2) ** 0.5 if group["normalize"] else 1.0
+            found += [(p, self._momenta(p)[1] * (group["lr"] * k1 / scale)) for p in group["params"]]
+        return found
+
     def _momenta(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """(h_{t-2}, h_{t-1}), zero at the start."""
         state = self.state[p]

@@ -12,6 +12,7 @@ from deatbench.archs import ARCHS
 from deatbench.attacks import make_attack
 from deatbench.config import RunConfig, Spec, build_config
 from deatbench.data import DATASETS, found
+from deatbench.errors import ConfigError
 from deatbench.methods import METHODS
 from deatbench.optim import OPTIMIZERS
 
@@ -49,6 +50,8 @@ def configure(
     )
     optimizer = config.optimizer.name
     optimizer = METHODS[config.method.name].optimizer if optimizer == "auto" else optimizer
+    if config.shifted and optimizer != "deat":
+        raise ConfigError(f"shifted=true: {optimizer} has no shifted point", "--set optimizer.name=deat has")
     precision = ("bf16" if device.type == "cuda" else "fp32") if config.precision == "auto" else config.precision
     for attack in (*config.evaluation.attacks, *config.evaluation.last_attacks):
         make_attack(attack)

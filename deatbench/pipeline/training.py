@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch import nn
 
 from deatbench.archs.build import build_arch, count_flops, count_params
 from deatbench.config import RunConfig, dump_config
@@ -14,12 +15,13 @@ from deatbench.data.augment import augment
 from deatbench.engine.checkpoint import load_state
 from deatbench.engine.distributed import Processes, share_equally
 from deatbench.engine.environment import environment, hardware_name
+from deatbench.engine.further import further_weights
 from deatbench.engine.interruption import Interruption, Stopped, interruption
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.seeding import seed_everything
 from deatbench.engine.state import TrainState
 from deatbench.engine.train import Plan, fit
-from deatbench.engine.validation import chosen, measure_average
+from deatbench.engine.validation import chosen, measure_module
 from deatbench.errors import InterruptedRun
 from deatbench.methods import METHODS
 from deatbench.methods.base import Inner
@@ -164,8 +166,9 @@ def _training_record(
     last = state.history[-1]
     best = next(metrics for metrics in state.history if metrics.epoch == state.best_epoch)
     spec = plan.spec
-    validation = _validation(plan, state, best, last)
-    checkpoints: list[Checkpoint] = ["best", "last", *state.averages]
+    further = further_weights(state, plan)
+    validation = _validation(plan, further, best, last)
+    checkpoints: list[Checkpoint] = ["best", "last", *further]
     return TrainingRecord(
         id=config.run_id,
         created=now(),
@@ -194,7 +197,9 @@ def _training_record(
     )
 
 
-def _validation(plan: Plan, state: TrainState, best: EpochMetrics, last: EpochMetrics) -> dict[Checkpoint, Accuracies]:
+def _validation(
+    plan: Plan, further: dict[Checkpoint, nn.Module], best: EpochMetrics, last: EpochMetrics
+) -> dict[Checkpoint, Accuracies]:
     """What each kept set of weights reaches on validation images; nothing without such."""
     if best.val_clean_acc is None:
         return {}
@@ -203,7 +208,7 @@ def _validation(plan: Plan, state: TrainState, best: EpochMetrics, last: EpochMe
     for checkpoint, metrics in epochs:
         clean_acc, robust_acc = metrics.probed_acc
         found[checkpoint] = Accuracies(clean_acc=clean_acc, robust_acc=robust_acc)
-    found |= {name: measure_average(average, plan) for name, average in state.averages.items()}
+    found |= {name: measure_module(module, plan) for name, module in further.items()}
     return {name: accuracies for name, accuracies in found.items() if accuracies is not None}
 
 

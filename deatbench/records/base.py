@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,199}$")]
-Checkpoint = Literal["best", "last", "ema", "swa"]
+Checkpoint = Literal["best", "last", "ema", "swa", "shifted"]
 Norm = Literal["Linf", "L2", "L1"]
 METADATA_KEY = "deatbench"  # under which a weight file carries its ModelSpec
 

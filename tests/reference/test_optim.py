@@ -133,3 +133,23 @@ def test_a_parameter_without_gradient_is_skipped() -> None:
     optimizer.step()
     assert torch.equal(unused, torch.ones(2))
     assert (used < 1).all()
+
+
+@pytest.mark.parametrize(("k1", "k2", "normalize"), [(1.0, 0.8, True), (0.5, 0.0, False), (0.0, 0.9, True)])
+def test_at_the_shifted_point_the_update_averages_gradients_and_no_more(k1: float, k2: float, normalize: bool) -> None:
+    """phi_{t+1} = phi_t - lr' · h_t, with h_t computed here from the gradients at theta_t."""
+    start, gradient = problem()
+    theta = torch.nn.Parameter(start.clone())
+    optimizer = OPTIMIZERS["deat"]([theta], lr=0.05, k1=k1, k2=k2, normalize=normalize, weight_decay=0.0)
+    rate = 0.05 / (((1 + k1) ** 2 + k1**2) ** 0.5 if normalize else 1.0)
+    phi, h = start.clone(), [torch.zeros_like(start), torch.zeros_like(start)]
+    for _ in range(12):
+        g = gradient(theta.detach())
+        h.append(k2 * h[-2] + (1 - k2) * g)
+        phi = phi - rate * h[-1]
+        theta.grad = g.clone()
+        optimizer.step()
+        ((parameter, shift),) = optimizer.shifts()
+        assert parameter is theta
+        torch.testing.assert_close(theta.detach() + shift, phi)
+    assert (k1 == 0) == torch.equal(theta.detach(), theta.detach() + shift)

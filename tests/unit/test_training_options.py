@@ -19,7 +19,7 @@ from deatbench.engine.seeding import derive
 from deatbench.engine.state import TrainState
 from deatbench.engine.train import Plan
 from deatbench.engine.validation import chosen
-from deatbench.errors import MissingError
+from deatbench.errors import ConfigError, MissingError
 from deatbench.methods import METHODS
 from deatbench.models.runs import trained_model
 from deatbench.pipeline import Machine, configure, prepare
@@ -38,7 +38,23 @@ def plan_of(*overrides: str) -> Plan:
     return prepare(config(*overrides), load_dataset("digits", val_fraction=0.1), CPU)[0]
 
 
-# -- averages of weights
+# -- averages of weights, the shifted point
+
+
+def test_the_shifted_point_is_kept_measured_and_evaluated(tmp_path: Path) -> None:
+    folder = run(tmp_path, "deat-ema", more=["shifted=true", "schedule.name=constant"])  # at rate 0 there is no shift
+    last, shifted = load_file(folder.weights("last")), load_file(folder.weights("shifted"))
+    assert any(not torch.equal(last[key], shifted[key]) for key in last if key.endswith("weight"))
+    record = read_record(folder.training, TrainingRecord)
+    assert record.weights.keys() == record.validation.keys() == {"best", "last", "ema", "shifted"}
+    assert record.chosen != "shifted"
+    assert record.validation["shifted"].clean_acc > 0.2  # with statistics of its own it is a network like the others
+
+
+def test_only_deat_has_a_shifted_point() -> None:
+    with pytest.raises(ConfigError, match="sgd has no shifted point"):
+        config("shifted=true")
+    assert config("shifted=true", method="deat").digest != config(method="deat").digest
 
 
 def test_swa_is_the_mean_over_epochs_with_statistics_of_its_own(

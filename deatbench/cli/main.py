@@ -22,7 +22,11 @@ COMMANDS = {
     "run": "deatbench.cli.run:run",
     "train": "deatbench.cli.train:train",
     "eval": "deatbench.cli.eval:evaluate",
+    "sweep": "deatbench.cli.sweep:sweep",
+    "compare": "deatbench.cli.compare:compare",
+    "diagnose": "deatbench.cli.diagnose:diagnose",
     "verify": "deatbench.cli.verify:verify",
+    "reproduce": "deatbench.cli.reproduce:reproduce",
     "plot": "deatbench.cli.plot:plot",
     "leaderboard": "deatbench.cli.leaderboard:leaderboard",
     "zoo": "deatbench.cli.zoo:zoo",
@@ -56,6 +60,7 @@ def cli(home: Path, debug: bool) -> None:
       deatbench run --arch vgg16 --method deat       train, attack, publish: the whole way
       deatbench eval --autoattack                    attack the latest model again
       deatbench eval ./my.py:net --dataset cifar10 --eps 8/255 --autoattack
+      deatbench compare A B                          is one better than the other, image by image?
       deatbench verify RECORD                        re-check what a record claims
       deatbench leaderboard serve                    look at the pages
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from deatbench.cli import options
 @click.option(
     "--sample", type=click.IntRange(min=0), default=0, metavar="K", help="Also attack K of the images called robust."
 )
+@click.option("--attest", is_flag=True, help="Write what was found beside the record, for the pages.")
 @options.device
 @options.threads
 @options.home
@@ -31,6 +33,7 @@ def verify(
     data_dir: Path | None,
     batch_size: int,
     sample: int,
+    attest: bool,
     device: str,
     threads: int | None,
     home: Path,
@@ -45,6 +48,16 @@ def verify(
     That an image is robust nobody can prove: --sample 300 attacks 300 such images with the record's first attack and
     a new seed. If none falls, that attack breaks less than 1 % of them all, with 95 % confidence.
 
+    --attest writes what was found into verifications/ beside the record's folder, failures too; otherwise nothing is
+    written. On the pages a record is then
+
+    
+      self-reported    nobody looked again, or nothing was proven
+      re-run           `deatbench reproduce --attest`: the recipe gave the same
+                       verdicts, or others within chance
+      proof verified   `deatbench verify --attest`: every check passed, so each
+                       broken verdict has an adversarial image that holds
+
     MODEL is as for `deatbench eval`; without it, it is the run or zoo model that the record lies beside.
     Exit code 3 if anything does not hold, 4 if model, images or archive are missing.
 
@@ -53,18 +66,23 @@ def verify(
       deatbench verify runs/digits-vgg16-deat-3f2a91-s0/evaluations/best-0a1b2c3d.json
       deatbench verify evaluations/my-net-77aa00ff.json ./my.py:net --sample 300
       deatbench verify record.json zoo:digits-vgg16-deat-3f2a91-s0 --json
+      deatbench verify evaluations/my-net-77aa00ff.json ./my.py:net --attest
     """
     from deatbench.cli.downloading import show_download
-    from deatbench.cli.machine import data_on_stdout, make_machine
+    from deatbench.cli.machine import check_writable, data_on_stdout, make_machine
     from deatbench.cli.monitor import make_monitor
     from deatbench.cli.tables import print_table
     from deatbench.data import load_dataset
     from deatbench.pipeline.provenance import evaluated_model
-    from deatbench.pipeline.verification import raise_if_failed, read_evaluation
+    from deatbench.pipeline.verification import attestation, raise_if_failed, read_evaluation
     from deatbench.pipeline.verification import verify as check
+    from deatbench.store import second_look, sha256_of, write_record
 
     path = record_path.expanduser()
     record = read_evaluation(path)
+    record_sha256, beside = sha256_of(path), second_look(path, "verifications", record.id)
+    if attest:
+        check_writable(beside.parent)
     machine = make_machine(ctx, home=home, device=device, data_dir=data_dir, threads=threads)
     with data_on_stdout():
         with show_download() as progress:
@@ -74,6 +92,9 @@ def verify(
             checks = check(
                 record, path, loaded, data, machine.device, batch_size=batch_size, sample=sample, monitor=monitor
             )
+    if attest:
+        write_record(beside, attestation(record, record_sha256, checks, machine.device))
+        print(f"attested: {beside}", file=sys.stderr)
     if as_json:
         print(json.dumps({"record": record.id, "checks": [asdict(found) for found in checks]}, indent=1))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 from deatbench.attacks import make_attack
 from deatbench.data import Dataset, Images
 from deatbench.engine.checkpoint import weights_sha256
+from deatbench.engine.environment import environment
 from deatbench.engine.evaluate import Settings
 from deatbench.engine.evaluate import evaluate as attack_model
 from deatbench.engine.monitor import Monitor
@@ -24,7 +26,8 @@ from deatbench.evidence import Archive
 from deatbench.models import LoadedModel
 from deatbench.pipeline.checks import Check, Status
 from deatbench.pipeline.examination import Examiner
-from deatbench.records import EvaluationRecord, unpack_bits
+from deatbench.pipeline.machine import now
+from deatbench.records import CheckResult, EvaluationRecord, Verification, unpack_bits
 from deatbench.store import read_record, sha256_of
 from deatbench.threats import ThreatModel, make_threat
 
@@ -78,6 +81,19 @@ def verify(
     if sample:
         checks.append(_sample_check(record, module, images, threat, device, sample, batch_size, monitor))
     return checks
+
+
+def attestation(
+    record: EvaluationRecord, record_sha256: str, checks: Sequence[Check], device: torch.device
+) -> Verification:
+    """What was found for the record whose file has that SHA-256, as a record of its own: every status as it is."""
+    return Verification(
+        record=record.id,
+        record_sha256=record_sha256,
+        created=now(),
+        checks=tuple(CheckResult(name=c.name, status=c.status.value, detail=c.detail) for c in checks),
+        env=environment(device),
+    )
 
 
 def raise_if_failed(checks: list[Check], path: Path) -> None:
@@ -141,7 +157,7 @@ def _open_archive(
     except OSError as error:
         raise MissingError(f"cannot read {file}: {error.strerror}") from error
     except MismatchError as error:
-        return None, [Check("archive", Status.FAIL, error.message)]
+        return None, [Check("archive", Status.FAIL, error.message.replace(str(file), named.file))]
     counts = {name: n for name, n in named.images.items() if n}
     claims = (
         (archive.header.belongs_to(record), "belongs to another evaluation"),

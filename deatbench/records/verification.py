@@ -51,7 +51,10 @@ class RepeatedMetric(Record):
 
 
 class Reproduction(Record):
-    """What `deatbench reproduce` found: the recipe of the record whose file has this SHA-256, run once more."""
+    """What `deatbench reproduce` found: the recipe of the record whose file has this SHA-256, run once more.
+
+    `retrained` is false where only the evaluation was repeated, on the weights that the record speaks of.
+    """
 
     schema_version: Literal[1] = 1
     record: Identifier
@@ -59,6 +62,7 @@ class Reproduction(Record):
     created: str
     outcome: Outcome
     metrics: dict[str, RepeatedMetric]
+    retrained: bool
     same_weights: bool
     seconds: float = Field(ge=0)
     env: Env

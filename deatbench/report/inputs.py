@@ -18,6 +18,7 @@ from deatbench.records import (
     Verification,
 )
 from deatbench.report.histories import read_epochs
+from deatbench.report.reference import reference_results
 from deatbench.store import Home, read_record, second_look, sha256_of
 
 Look = TypeVar("Look", Verification, Reproduction)
@@ -56,6 +57,7 @@ def read_inputs(home: Home) -> Inputs:
         evaluations=tuple(evaluations[key] for key in sorted(evaluations)),
         cards=tuple(read_record(entry / "card.json", ModelCard) for entry in entries),
         published=tuple(published[key] for key in sorted(published)),
+        references=reference_results(),
         histories={entry.name: read_epochs(path) for entry in entries if (path := entry / "metrics.jsonl").is_file()},
         diagnostics={
             entry.name: read_record(path, Diagnostics)

@@ -1,4 +1,4 @@
-"""Everything under leaderboards/: which pages there are, and writing them.
+"""Everything that is generated: the pages under leaderboards/ and the cards in the zoo.
 
 The output follows from the records alone: same records, same bytes. Pages of boards that are gone are removed,
 but only files that carry the mark of this module.
@@ -10,31 +10,39 @@ from pathlib import Path
 
 from deatbench.report.board_page import board_pages, index_pages
 from deatbench.report.boards import boards_of
+from deatbench.report.card_page import card_pages
+from deatbench.report.compare_page import compare_pages
+from deatbench.report.deat_page import deat_pages
 from deatbench.report.inputs import Inputs, read_inputs
+from deatbench.report.model_page import model_pages
 from deatbench.report.rendering import MARK
+from deatbench.report.time_page import time_pages
 from deatbench.store import Home, atomic_write_text
 
 
 def build_leaderboards(home: Home) -> list[Path]:
-    """Write every page that follows from the records under `home` and return their paths, sorted.
+    """Write every page that follows from the records under `home`; the paths of those in leaderboards/, sorted.
 
     Raises ConfigError for a record whose dataset or threat is no file name, DeatbenchError if writing fails.
     """
-    paths = {home.leaderboards / name: text for name, text in pages_of(read_inputs(home)).items()}
-    for path, text in paths.items():
-        atomic_write_text(path, text)
+    inputs = read_inputs(home)
+    pages = {home.leaderboards / name: text for name, text in pages_of(inputs).items()}
+    cards = {home.zoo / name: text for name, text in card_pages(inputs).items()}
+    for path, text in (pages | cards).items():
+        if not (path.is_file() and path.read_bytes() == text.encode()):
+            atomic_write_text(path, text)
     for path in sorted(home.leaderboards.rglob("*")):
-        if path.suffix in (".html", ".md", ".svg") and path not in paths and _is_generated(path):
+        if path.suffix in (".html", ".md", ".svg") and path not in pages and _is_generated(path):
             path.unlink()
-    return sorted(paths)
+    return sorted(pages)
 
 
 def pages_of(inputs: Inputs) -> dict[str, str]:
     """Every page by its path below leaderboards/. A pure function."""
     boards = boards_of(inputs)
-    pages = index_pages(boards, inputs)
+    pages = index_pages(boards, inputs) | time_pages(inputs) | deat_pages(inputs)
     for board in boards:
-        pages |= board_pages(board, inputs)
+        pages |= board_pages(board, inputs) | compare_pages(board, inputs) | model_pages(board, inputs)
     return pages
 
 

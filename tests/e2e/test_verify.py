@@ -25,7 +25,7 @@ from deatbench.evidence import AdversarialImages, Archive, with_evidence, write_
 from deatbench.pipeline.checks import Status
 from deatbench.pipeline.examination import Examiner
 from deatbench.pipeline.proof import proved
-from deatbench.records import EvaluationRecord, metrics_of, pack_bits
+from deatbench.records import EvaluationRecord, Verification, metrics_of, pack_bits
 from deatbench.store import read_record, write_record
 from deatbench.threats import make_threat
 
@@ -220,6 +220,71 @@ def test_a_suite_that_was_interrupted_is_proved_as_of_its_provisional_point(digi
     made, _ = proved(record, kept, digits.test)  # image 3 fell later
     assert made.adversarials is not None
     assert made.adversarials.images == {"autoattack-provisional": 3}
+
+
+# -- attested ----------------------------------------------------------------------------------------------------------
+
+
+def attested(home: Path, record: EvaluationRecord) -> Verification:
+    return read_record(home / "verifications" / f"{record.id}.json", Verification)
+
+
+def test_attest_writes_what_was_found_and_nothing_else(
+    home: Path, record: EvaluationRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, path = files(home), home / "out" / f"{record.id}.json"
+    done = call(capsys, "verify", path, MODEL, "--attest", "--json")
+    assert done.code == 0, done.err
+    found = attested(home, record)
+    assert {p.name for p in files(home) - before if "__pycache__" not in p.parts} == {f"{record.id}.json", "loaded"}
+    assert found.proven
+    assert (found.record, found.record_sha256) == (record.id, hashlib.sha256(path.read_bytes()).hexdigest())
+    said = [(check["name"], check["status"], check["detail"]) for check in json.loads(done.out)["checks"]]
+    assert [(check.name, check.status, check.detail) for check in found.checks] == said
+    assert str(home) not in found.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "status"),
+    [
+        (lambda archive: archive.write_bytes(archive.read_bytes()[:-9]), 3, "FAIL"),
+        (lambda archive: archive.unlink(), 4, "MISSING"),
+    ],
+)
+def test_what_failed_is_attested_as_failed(
+    damage: Callable[[Path], None], code: int, status: str, home: Path, record: EvaluationRecord,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    damage(home / "out" / f"{record.id}.adv")
+    assert call(capsys, "verify", f"out/{record.id}.json", MODEL, "--attest").code == code
+    found = attested(home, record)
+    assert not found.proven
+    assert status in {check.status for check in found.checks}
+    assert str(home) not in found.model_dump_json()
+
+
+def test_a_truncated_archive_of_the_named_hash_is_attested_without_machine_paths(
+    home: Path, record: EvaluationRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = home / "out" / f"{record.id}.adv"
+    archive.write_bytes(archive.read_bytes()[:-9])
+    named = record.adversarials.model_dump() | {"sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}  # type: ignore[union-attr]
+    path = write_evaluation(home / "out", changed(record, adversarials=named))
+    assert call(capsys, "verify", path, MODEL, "--attest").code == 3
+    found = attested(home, record)
+    assert "its header describes" in found.model_dump_json()
+    assert str(home) not in found.model_dump_json()
+
+
+def test_nothing_stored_proves_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--dataset", "digits", "--eps", "0.2", "--n", "20", "--attacks", "fgsm", "--out", "bare/evaluations")
+    assert call(capsys, "eval", MODEL, *arguments).code == 0
+    (path,) = (home / "bare" / "evaluations").glob("*.json")
+    assert call(capsys, "verify", path, MODEL, "--attest").code == 0
+    (beside,) = (home / "bare" / "verifications").glob("*.json")
+    found = read_record(beside, Verification)
+    assert not found.proven
+    assert "NOT PROVEN" in {check.status for check in found.checks}
 
 
 # -- lies --------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,443 @@
+"""Whatever is changed in a record, its archive or its weights is found, named with its file, and hides nothing else."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from records_factory import ENV, epoch_metrics, evaluation, model_card, sha, training_info, training_record
+from torch import nn
+
+from deatbench.engine.checkpoint import weights_sha256
+from deatbench.errors import CheckpointError
+from deatbench.evidence import AdversarialImages, with_evidence, write_evaluation
+from deatbench.records import (
+    AttackResult,
+    CheckResult,
+    CurvePoint,
+    EvaluationRecord,
+    PublishedResult,
+    Threat,
+    Verification,
+    metrics_of,
+    pack_bits,
+)
+from deatbench.report import build_leaderboards
+from deatbench.report.arithmetic import record_faults
+from deatbench.report.audit import audit
+from deatbench.report.weight_hash import state_sha256
+from deatbench.store import Home, sha256_of, write_record
+
+ROOT = Path(__file__).resolve().parents[2]
+Json = dict[str, Any]
+
+
+def weight_file(seed: int) -> bytes:
+    generator = torch.Generator().manual_seed(seed)
+    return safetensors.torch.save({"w": torch.randn(3, 4, generator=generator), "steps": torch.tensor(seed)})
+
+
+def members(clean: float, values: dict[str, float]) -> tuple[AttackResult, ...]:
+    """What a suite's members have left, in turn."""
+    made, before = [], clean
+    for name, after in values.items():
+        made.append(
+            AttackResult(name=name, params={}, seed=0, engine="deatbench", robust_before=before, robust_after=after,
+                         seconds=1.0, forward_passes=10)
+        )  # fmt: skip
+        before = after
+    return tuple(made)
+
+
+SUITE = members(0.9, {"autoattack/apgd-ce": 0.6, "autoattack/apgd-t": 0.56, "autoattack/fab-t": 0.55})
+
+
+def record_of(seed: int = 0, **changes: Any) -> EvaluationRecord:
+    """An evaluation of the zoo entry of that seed, with a suite and a curve; 4 bits of the last byte are spare."""
+    made = evaluation(robust={"pgd-20": 0.6, "autoattack": 0.55}, training=training_info(seed), n=100)
+    standing = np.arange(100)
+    info = made.model.model_copy(update={"sha256": state_sha256(weight_file(seed), "it")})
+    points = (("4/255", 80), ("8/255", 55), ("16/255", 20))
+    curve = tuple(
+        CurvePoint(eps=float(text.split("/")[0]) / 255, eps_text=text, robust=pack_bits(standing < n))
+        for text, n in points
+    )
+    update = {"id": f"record-{seed}", "model": info, "attacks": (made.attacks[0], *SUITE), "curve": curve}
+    return made.model_copy(update=update | changes)
+
+
+def entry(home: Home, seed: int = 0, record: EvaluationRecord | None = None) -> Path:
+    """A zoo entry in which everything fits; returns the path of its evaluation."""
+    data = weight_file(seed)
+    digest = hashlib.sha256(data).hexdigest()
+    training = training_record(seed, weights={"best": digest, "last": sha("last")})
+    card = model_card(seed, training, weights_bytes=len(data))
+    folder = home.zoo / card.dataset / card.threat.slug / card.id
+    write_record(folder / "card.json", card)
+    (folder / "model.safetensors").write_bytes(data)
+    (folder / "metrics.jsonl").write_text(epoch_metrics(1).model_dump_json() + "\n")
+    made = record or record_of(seed)
+    write_record(folder / "evaluations" / f"{made.id}.json", made)
+    return folder / "evaluations" / f"{made.id}.json"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+def faults(home: Home, **options: bool) -> list[str]:
+    return [str(fault) for fault in audit(home, **options).faults]
+
+
+def change(path: Path, edit: Callable[[Json], Any]) -> None:
+    raw = json.loads(path.read_text())
+    edit(raw)
+    path.write_text(json.dumps(raw))
+
+
+def test_what_is_committed_here_has_no_fault() -> None:
+    found = audit(Home(ROOT))
+    assert found.faults == []
+    assert found.checked["evaluations"] > 100
+    assert found.checked["weight files"] > 20
+
+
+def test_a_sound_home_has_no_fault_and_says_what_was_checked(home: Home) -> None:
+    entry(home, 0), entry(home, 1)
+    write_record(home.evaluations / "foreign.json", evaluation("foreign", id="foreign"))
+    found = audit(home)
+    assert found.faults == []
+    assert found.summary == "checked 2 cards, 3 evaluations, 2 training curves, 2 weight files: 0 faults"
+
+
+def test_an_empty_home_has_no_fault(home: Home) -> None:
+    assert audit(home).summary == "checked nothing: 0 faults"
+
+
+# Numbers
+
+
+def test_a_sound_record_adds_up() -> None:
+    assert list(record_faults(record_of().model_dump(mode="json"))) == []
+
+
+def test_no_verdict_can_be_flipped() -> None:
+    raw, rng = record_of().model_dump(mode="json"), random.Random(0)
+    for where, key in (
+        (raw["samples"], "clean"),
+        *((raw["samples"]["robust"], name) for name in ("pgd-20", "autoattack")),
+    ):
+        kept = where[key]
+        for bit in rng.sample(range(104), 40):
+            packed = bytearray(base64.b64decode(kept))
+            packed[bit // 8] ^= 128 >> bit % 8
+            where[key] = base64.b64encode(packed).decode()
+            assert list(record_faults(raw)), f"bit {bit} of {key}"
+        where[key] = kept
+
+
+def set_in(*path: str | int, to: Any) -> Callable[[Json], None]:
+    def edit(raw: Json) -> None:
+        for key in path[:-1]:
+            raw = raw[key]
+        raw[path[-1]] = to
+
+    return edit
+
+
+HALF = {"value": 0.5, "n": 100, "ci95": [0.4, 0.6]}
+
+
+def first(n: int) -> str:
+    """Verdicts by which the first n of 100 images withstand."""
+    return pack_bits(np.arange(100) < n)
+
+
+def wrong_made_robust(raw: Json) -> None:
+    """An image that is wrong without attack withstands PGD, and everything else agrees with that."""
+    clean, robust = np.arange(100) < 90, {"pgd-20": np.arange(100) < 60, "autoattack": np.arange(100) < 55}
+    robust["pgd-20"][[59, 95]] = [False, True]
+    raw["samples"]["robust"]["pgd-20"] = pack_bits(robust["pgd-20"])
+    raw["metrics"] = {name: metric.model_dump(mode="json") for name, metric in metrics_of(clean, robust).items()}
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (set_in("metrics", "pgd-20", "value", to=0.61), "pgd-20 is given as 61.00%, its verdicts make 60.00%"),
+        (set_in("metrics", "clean_acc", "ci95", to=[0.85, 0.95]), "clean_acc: the interval"),
+        (set_in("metrics", "clean_acc", "n", to=1000), "clean_acc is of 1,000 images"),
+        (set_in("metrics", "fgsm", to=HALF), "fgsm has a metric, but no verdicts"),
+        (lambda raw: raw["metrics"].pop("worst_case_acc"), "worst_case_acc has verdicts, but no metric"),
+        (set_in("dataset", "n", to=1000), "100 verdicts for 1000 images"),
+        (wrong_made_robust, "1 images withstand pgd-20 that are wrong without attack"),
+        (set_in("attacks", 0, "robust_after", to=0.5), "pgd-20 leaves 60.00% by its verdicts, 50.00% by pgd-20"),
+        (set_in("attacks", 0, "robust_before", to=0.8), "pgd-20 starts from 80.00% of the images, 90.00% stood"),
+        (set_in("attacks", 3, "robust_after", to=0.5), "autoattack leaves 55.00% by its verdicts, 50.00%"),
+        (set_in("attacks", 3, "robust_after", to=0.57), "56.00% stood before it, 57.00% after it"),
+        (set_in("attacks", 1, "robust_after", to=0.5), "autoattack/apgd-t starts from 60.00%"),
+        (lambda raw: raw["attacks"].pop(0), "nothing is said about how pgd-20 attacked"),
+        (set_in("threat", "eps_text", to="0.031"), "threat: eps is written 0.031"),
+        (set_in("threat", "eps_text", to="eight"), "eps 'eight' is not a number"),
+        (set_in("curve", 0, "eps_text", to="3/255"), "curve: eps is written 3/255"),
+        (set_in("curve", 1, "robust", to=first(54)), "the curve at eps 8/255 is not the worst case of the verdicts"),
+        (set_in("curve", 2, "robust", to=first(56)), "the curve rises or turns back at eps 16/255"),
+        (set_in("id", to="another"), "its id is 'another', its name 'record-0'"),
+        (set_in("samples", "clean", to="AAAA"), "samples: 3 bytes of verdicts for 100 images"),
+        (set_in("schema_version", to=2), "schema_version"),
+        (set_in("extra", to=1), "extra: Extra inputs are not permitted"),
+        (set_in("training", "run_id", to="other"), "it is not an evaluation of digits-vgg16-deat-abc123-s0"),
+        (set_in("training", "config", "epochs", to=90), "its training was configured otherwise"),
+        (set_in("training", "checkpoint", to="ema"), "the training kept no ema weights"),
+        (set_in("model", "sha256", to="0" * 64), "0000… is not the weights in model.safetensors"),
+        (set_in("adversarials", to={"file": "x.adv", "sha256": "0" * 64, "images": {"pgd-20": 31, "cw": 1}}),
+         "31 adversarial images are stored of pgd-20, which broke 30"),
+    ],
+)  # fmt: skip
+def test_a_changed_evaluation_is_found(home: Home, edit: Callable[[Json], Any], complaint: str) -> None:
+    path = entry(home)
+    change(path, edit)
+    found = faults(home)
+    assert any(complaint in line for line in found), found
+    assert all(line.startswith(path.relative_to(home.path).as_posix() + ": ") for line in found)
+
+
+def test_a_provisional_suite_stands_where_one_of_its_members_left_it() -> None:
+    standing = np.arange(100)
+    made = record_of(curve=()).model_dump(mode="json")
+    for left, holds in ((56, True), (57, False)):
+        robust = {"autoattack-provisional": standing < left}
+        made["samples"]["robust"] = {name: pack_bits(bits) for name, bits in robust.items()}
+        made["metrics"] = {
+            name: metric.model_dump(mode="json") for name, metric in metrics_of(standing < 90, robust).items()
+        }
+        assert bool(list(record_faults(made))) is not holds
+
+
+def test_every_fault_of_every_file_is_said(home: Home) -> None:
+    first, second = entry(home, 0), entry(home, 1)
+    change(first, set_in("metrics", "pgd-20", "value", to=0.61))
+    change(first, set_in("threat", "eps_text", to="0.031"))
+    change(first, set_in("seconds", to="long"))
+    second.write_text("{")
+    found = faults(home)
+    assert len([line for line in found if first.name in line]) == 3
+    assert len([line for line in found if second.name in line and "is not valid JSON" in line]) == 1
+
+
+# Files and places
+
+
+def test_cards_and_weights_are_held_against_each_other(home: Home) -> None:
+    card = entry(home).parents[1] / "card.json"
+    weights = card.with_name("model.safetensors")
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert faults(home) == [f"{weights.relative_to(home.path)}: its SHA-256 is not the one on its card"]
+    weights.write_bytes(data + b"x")
+    assert "has 321 bytes" in faults(home)[0] or "on its card" in faults(home)[0]
+    weights.write_bytes(data)
+    for edit, complaint in (
+        (set_in("weights_sha256", to="0" * 64), "weights_sha256 is not that of the training's best weights"),
+        (set_in("dataset", to="cifar10"), "it belongs to cifar10/Linf-8_255/, not digits/Linf-8_255/"),
+        (set_in("id", to="other"), "its id is 'other'"),
+        (set_in("model", "arch", to="vgg19"), "model is not the one that was trained"),
+        (set_in("weights_file", to="../../secret.safetensors"), "is not a .safetensors file beside it"),
+        (set_in("weights_file", to="a" * 5000 + ".safetensors"), "does not belong to an entry"),
+    ):
+        kept = card.read_text()
+        change(card, edit)
+        assert any(complaint in line for line in faults(home)), complaint
+        card.write_text(kept)
+
+
+def test_weights_that_are_not_here_are_no_fault(home: Home) -> None:
+    (entry(home).parents[1] / "model.safetensors").unlink()
+    found = audit(home)
+    assert found.faults == []
+    assert "0 weight files (1 more are kept elsewhere)" in found.summary
+
+
+def test_weights_are_hashed_as_the_engine_does_it() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3)
+            self.norm = nn.BatchNorm2d(2)
+            self.register_buffer("short", torch.randn(5, 1).to(torch.bfloat16))
+            self.register_buffer("mask", torch.tensor([True, False]))
+            self.register_buffer("empty", torch.zeros(0, 4, dtype=torch.float16))
+
+    net = Net()
+    data = safetensors.torch.save(net.state_dict(), metadata={"deatbench": "{}"})
+    assert state_sha256(data, "it") == weights_sha256(net)
+    for damaged in (b"", data[:7], data[:40], data[:-1], b"\xff" * 8 + data[8:], data[:8] + b"[" + data[9:]):
+        with pytest.raises(CheckpointError):
+            state_sha256(damaged, "it")
+
+
+def test_archives_are_hashed_and_belong_to_a_record(home: Home) -> None:
+    book = AdversarialImages()
+    x = np.zeros((2, 1, 4, 4), dtype=np.float32)
+    book.add("pgd-20", np.array([60, 61]), x + np.float32(8 / 255), x)
+    record, archive = with_evidence(evaluation("foreign", id="foreign"), book)
+    path = write_evaluation(home.evaluations, record, archive)
+    assert faults(home) == []
+    path.with_suffix(".adv").write_bytes(archive + b"x")
+    assert faults(home) == ["evaluations/foreign.adv: its SHA-256 is not the one on record"]
+    path.with_suffix(".adv").unlink()
+    assert "0 archives (1 more are kept elsewhere)" in audit(home).summary
+    (home.evaluations / "alone.adv").write_bytes(archive)
+    assert faults(home) == ["evaluations/alone.adv: no record beside it names it"]
+
+
+def test_an_id_is_given_once(home: Home) -> None:
+    path = entry(home)
+    home.evaluations.mkdir()
+    (home.evaluations / path.name).write_bytes(path.read_bytes())
+    (fault,) = faults(home)
+    assert "its id 'record-0' is also that of" in fault
+
+
+def test_what_does_not_belong_is_named(home: Home) -> None:
+    folder = entry(home).parents[1]
+    for stray in ("page.html", "evaluations/deep/x.json", "model.pt"):
+        (folder / stray).parent.mkdir(exist_ok=True)
+        (folder / stray).write_text("x")
+    (home.zoo / "lost.json").write_text("{}")
+    (folder / "evaluations" / "link.json").symlink_to("/etc/hostname")
+    (home.evaluations / ".unfinished" / "x").mkdir(parents=True)
+    (home.evaluations / ".unfinished" / "x" / "key.json").write_text("{")
+    (home.evaluations / "notes.txt").write_text("x")
+    found = "\n".join(faults(home))
+    for name, why in (
+        ("page.html", "does not belong to an entry of the zoo"),
+        ("x.json", "does not belong"),
+        ("model.pt", "does not belong"),
+        ("lost.json", "lies outside of <dataset>/<threat>/<id>/"),
+        ("link.json", "is a link"),
+        ("notes.txt", "is no evaluation nor its archive"),
+    ):
+        assert f"{name}: {why}" in found
+    assert len(found.splitlines()) == 6
+
+
+def test_second_looks_speak_of_the_bytes_beside_them(home: Home) -> None:
+    path = entry(home)
+    look = Verification(
+        record="record-0", record_sha256=sha256_of(path), created="2026-11-22T10:00:00Z", env=ENV,
+        checks=(CheckResult(name="model", status="PASS", detail=""),),
+    )  # fmt: skip
+    beside = path.parents[1] / "verifications" / "record-0.json"
+    write_record(beside, look)
+    assert faults(home) == []
+    write_record(beside.with_name("other.json"), look)
+    write_record(beside.with_name("gone.json"), look.model_copy(update={"record": "gone"}))
+    change(path, set_in("seconds", to=1.0))
+    assert [line.partition(": ")[2] for line in faults(home)] == [
+        "there is no evaluation 'gone' beside it",
+        "it speaks of 'record-0', its name of 'other'",
+        "the evaluation that it speaks of has been changed since",
+    ]
+
+
+def test_published_results_have_their_own_ids(home: Home) -> None:
+    result = PublishedResult(
+        id="a", name="A", dataset="cifar10", threat=Threat(norm="Linf", eps=0.031, eps_text="0.031"), arch="x",
+        method="m", source="s",
+    )  # fmt: skip
+    write_record(home.published / "x" / "a.json", result)
+    assert faults(home) == []
+    write_record(home.published / "y" / "a.json", result)
+    (home.published / "x" / "page.html").write_text("x")
+    assert faults(home) == [
+        "published/x/page.html: is no published result",
+        "published/y/a.json: its id 'a' is also that of published/x/a.json",
+    ]
+
+
+# Pages
+
+
+def test_pages_are_compared_byte_by_byte(home: Home) -> None:
+    entry(home)
+    build_leaderboards(home)
+    assert faults(home, pages=True) == []
+    index, board = home.leaderboards / "index.md", home.leaderboards / "digits" / "Linf-8_255.html"
+    index.write_bytes(index.read_bytes() + b"\n")
+    board.unlink()
+    (home.leaderboards / "mine.html").write_text("x")
+    assert [line.partition(":")[0] for line in faults(home, pages=True)] == [
+        "leaderboards/digits/Linf-8_255.html",
+        "leaderboards/index.md",
+        "leaderboards/mine.html",
+    ]
+    entry(home, 1).write_text("{")
+    assert any(line.startswith("leaderboards: cannot be compared") for line in faults(home, pages=True))
+
+
+# Hostile files
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\xff\xfe", b"null", b"[]", b'"x"', b"{}", b"[" * 100_000, b'{"a":' * 100_000, b'{"id": 1, "id": 2}',
+        b'{"threat": {"eps": 1e999}}', b'{"threat": {"eps": NaN}}',
+        b'{"threat": {"eps": ' + b"9" * 4000 + b', "eps_text": "1"}}',
+        b'{"threat": {"eps": 1, "eps_text": "1e999999999/1"}}', b'{"threat": {"eps": 1, "eps_text": "1/0"}}',
+        b'{"samples": {"n": 1e300}, "metrics": 3, "curve": 5}', b'{"threat": {"eps_text": "\\ud800"}}',
+    ],
+    ids=range(16),
+)  # fmt: skip
+def test_a_damaged_file_is_one_complaint_and_hides_nothing(home: Home, content: bytes) -> None:
+    path = entry(home)
+    change(path, set_in("metrics", "pgd-20", "value", to=0.61))
+    for name in ("card.json", "metrics.jsonl", "diagnostics.json", "verifications/a.json"):
+        file = home.zoo / "digits" / "Linf-8_255" / "hostile" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    (home.published / "p").mkdir(parents=True)
+    (home.published / "p" / "x.json").write_bytes(content)
+    found = faults(home)
+    assert all("\n" not in line and len(line) < 900 for line in found)
+    assert {"card.json", "diagnostics.json", "a.json", "x.json", path.name} <= {
+        line.partition(": ")[0].rpartition("/")[2] for line in found
+    }
+
+
+def leaves(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    if isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        return [path, *itertools.chain.from_iterable(leaves(inner, (*path, key)) for key, inner in pairs)][not path :]
+    return [path]
+
+
+def test_any_field_may_hold_anything() -> None:
+    sound = record_of().model_dump(mode="json")
+    values: list[Any] = [None, [], {}, "", "x", -1, 10**400, True, 0.5, [[]], {"a": {}}, "8/255", [1, "a"]]
+    for path in leaves(sound):
+        for value in values:
+            raw = copy.deepcopy(sound)
+            set_in(*path, to=value)(raw)
+            assert all(isinstance(line, str) for line in record_faults(raw))
+
+
+def test_names_of_files_cannot_disguise_a_fault(home: Home) -> None:
+    home.evaluations.mkdir(parents=True)
+    (home.evaluations / "a\nmodel_zoo: fine\x1b[2K.txt").write_text("x")
+    (line,) = faults(home)
+    assert "\n" not in line
+    assert "\x1b" not in line

@@ -23,6 +23,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, get_type_hints
 
@@ -130,13 +131,12 @@ class Registry(Generic[T]):
         hyper-parameters. Raises ConfigError on an unknown key (nearest match) or a value of another type.
         """
         found = self.resolve(name)
-        signature = inspect.signature(found.target)  # type: ignore[arg-type]
+        parameters, hints = _signature(found.target)
         bound = {
             key: parameter.default
-            for key, parameter in signature.parameters.items()
+            for key, parameter in parameters.items()
             if key not in context and (parameter.default is not parameter.empty or key in found.params)
         }
-        hints = get_type_hints(found.target if inspect.isfunction(found.target) else found.target.__init__)  # type: ignore[misc]
         fields = {key: value for key, value in found.params.items() if key not in context}
         for key, value in {**fields, **params}.items():
             if key not in bound:
@@ -150,7 +150,7 @@ class Registry(Generic[T]):
         if isinstance(value, bool) and hint in (int, float):
             raise ConfigError(f"{self.kind} {name!r}: {key}={value!r}: Input should be a number")
         try:
-            return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+            return _adapter(hint).validate_python(value)
         except ValidationError as error:
             raise ConfigError(f"{self.kind} {name!r}: {key}={value!r}: {error.errors()[0]['msg']}") from error
 
@@ -178,3 +178,16 @@ class Registry(Generic[T]):
         for plugin in entry_points(group=self.package):
             plugin.load()
         self._loaded = True
+
+
+@cache
+def _signature(target: Any) -> tuple[Mapping[str, inspect.Parameter], dict[str, Any]]:
+    """The parameters of a target and their types; read once, as a sweep asks thousands of times."""
+    return inspect.signature(target).parameters, get_type_hints(
+        target if inspect.isfunction(target) else target.__init__
+    )
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))

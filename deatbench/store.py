@@ -185,7 +185,7 @@ class RunFolder:
 
 
 class Home:
-    """The working folder: runs/, evaluations/, published/, model_zoo/ and leaderboards/ lie in it."""
+    """The working folder: runs/, sweeps/, evaluations/, published/, model_zoo/ and leaderboards/ lie in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -193,6 +193,7 @@ class Home:
         self.evaluations = path / "evaluations"
         self.zoo = path / "model_zoo"
         self.published = path / "published"
+        self.sweeps = path / "sweeps"
         self.leaderboards = path / "leaderboards"
 
     def run(self, run_id: str) -> RunFolder:

@@ -10,14 +10,14 @@ import rich_click as click
 
 from deatbench.cli import options
 
-KINDS = ("archs", "methods", "optimizers", "attacks", "datasets", "recipes")
+KINDS = ("archs", "methods", "optimizers", "attacks", "datasets", "recipes", "sweeps")
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
 @options.as_json
 def ls(kind: str, as_json: bool) -> None:
-    """List archs, methods, optimizers, attacks, datasets or recipes.
+    """List archs, methods, optimizers, attacks, datasets, recipes or sweeps.
 
     \b
     Examples:
@@ -39,6 +39,12 @@ def _listing(kind: str) -> Iterator[tuple[str, str]]:
 
         for name in recipe_names():
             yield name, str(load_recipe(name).get("summary", ""))
+        return
+    if kind == "sweeps":
+        from deatbench.sweep.spec import load_sweep, sweep_names
+
+        for name in sweep_names():
+            yield name, load_sweep(name).spec.about
         return
     registry = _registry(kind)
     for name in registry.names():

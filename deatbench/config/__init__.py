@@ -1,6 +1,6 @@
 """What a run is told to do: recipes, `--set`, and the digest that names the result."""
 
-from deatbench.config.recipes import build_config, load_recipe, parse_yaml, recipe_names
+from deatbench.config.recipes import as_number, build_config, load_recipe, parse_yaml, read_text, recipe_names, shipped
 from deatbench.config.run_config import (
     EvaluationPlan,
     InnerAttack,
@@ -10,6 +10,7 @@ from deatbench.config.run_config import (
     ThreatConfig,
     dump_config,
     validate_config,
+    validated,
 )
 
 __all__ = [
@@ -19,10 +20,14 @@ __all__ = [
     "Schedule",
     "Spec",
     "ThreatConfig",
+    "as_number",
     "build_config",
     "dump_config",
     "load_recipe",
     "parse_yaml",
+    "read_text",
     "recipe_names",
+    "shipped",
     "validate_config",
+    "validated",
 ]

@@ -7,7 +7,9 @@ Recipes are strangers' files: safe loader, no aliases, bounded size and depth.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -30,23 +32,27 @@ _CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndTo
 
 def recipe_names() -> list[str]:
     """Recipes that ship with the package."""
-    return sorted(path.name.removesuffix(".yaml") for path in _shipped().iterdir() if path.name.endswith(".yaml"))
+    return list(shipped("recipes"))
 
 
 def load_recipe(name: str) -> dict[str, Any]:
     """A shipped recipe by name, or a YAML file by path. Raises ConfigError, MissingError or UnknownNameError."""
-    if name in recipe_names():
-        return parse_yaml((_shipped() / f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}")
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
+    if name in shipped("recipes"):
+        return parse_yaml(shipped("recipes")[name], f"recipe {name}")
+    if Path(name).suffix not in (".yaml", ".yml"):
         raise UnknownNameError("recipe", name, recipe_names(), "`deatbench ls recipes` lists all, or name a .yaml file")
+    return parse_yaml(read_text(Path(name), f"recipe {name}"), f"recipe {name}")
+
+
+def read_text(path: Path, what: str) -> str:
+    """The start of a stranger's file, one byte longer than is taken. Raises ConfigError or MissingError."""
     try:
-        text = path.read_bytes()[: MAX_RECIPE_BYTES + 1].decode("utf-8")
+        with path.open("rb") as file:
+            return file.read(MAX_RECIPE_BYTES + 1).decode("utf-8")
     except OSError as error:
-        raise MissingError(f"cannot read recipe {name}: {error.strerror}") from error
+        raise MissingError(f"cannot read {what}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"recipe {name} is not UTF-8 text") from error
-    return parse_yaml(text, f"recipe {name}")
+        raise ConfigError(f"{what} is not UTF-8 text") from error
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
@@ -57,7 +63,24 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     return value
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader; a key that stands twice is a fault, not a choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _load_yaml(text: str, where: str) -> Any:
+    return copy.deepcopy(_parsed(text, where))
+
+
+@lru_cache(maxsize=1024)  # a sweep reads the same recipe and settings thousands of times
+def _parsed(text: str, where: str) -> Any:
     if len(text) > MAX_RECIPE_BYTES:
         raise ConfigError(f"{where} is larger than {MAX_RECIPE_BYTES >> 20} MiB")
     try:
@@ -68,7 +91,7 @@ def _load_yaml(text: str, where: str) -> Any:
                 raise ConfigError(f"{where} uses YAML aliases", "write the values out")
             if depth > MAX_RECIPE_DEPTH:
                 raise ConfigError(f"{where} is nested more than {MAX_RECIPE_DEPTH} levels deep")
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
 
@@ -107,8 +130,11 @@ def build_config(
     return validate_config(merged)
 
 
-def _shipped() -> Any:
-    return files("deatbench") / "recipes"
+@cache
+def shipped(folder: str) -> dict[str, str]:
+    """The YAML files in a folder of the package: names and texts, sorted by name."""
+    paths = sorted((files("deatbench") / folder).iterdir(), key=lambda path: path.name)
+    return {p.name.removesuffix(".yaml"): p.read_text(encoding="utf-8") for p in paths if p.name.endswith(".yaml")}
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,14 +154,14 @@ def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r} is not key=value", "for example --set optimizer.lr=0.1")
-    nested: Any = _number(_load_yaml(value, f"--set {key}")) if value.strip() else ""
+    nested: Any = as_number(_load_yaml(value, f"--set {key}")) if value.strip() else ""
     for part in reversed(key.strip().split(".")):
         nested = {part: nested}
     return nested
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; here it is a number."""
+def as_number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; here it is a number. Other values stay as they are."""
     if isinstance(value, str):
         try:
             return float(value)

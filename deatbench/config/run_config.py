@@ -5,13 +5,17 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from deatbench.errors import ConfigError
 from deatbench.records import Norm, digest_of, parse_eps
+
+M = TypeVar("M", bound=BaseModel)
+
+LONGEST_VALUE = 80  # of a wrong value, in a message
 
 # Younger than the first published runs: left out of the digest at their defaults, so that those runs keep their names.
 YOUNGER = ("label_smoothing", "eps_warmup", "swa_start", "shifted", "guard", "lr_batch")
@@ -108,6 +112,11 @@ class EvaluationPlan(_Config):
     n: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
 
+    @property
+    def digest(self) -> str:
+        """Eight hex digits that stand for the plan; they name the records that it leads to."""
+        return digest_of(self.model_dump(mode="json"))[:8]
+
 
 class RunConfig(_Config):
     """One training run and its evaluation, complete: nothing else decides the result.
@@ -159,15 +168,27 @@ class RunConfig(_Config):
 
 def validate_config(value: Mapping[str, Any]) -> RunConfig:
     """A RunConfig from plain data. Raises ConfigError naming the first wrong key, its value and the nearest match."""
+    return validated(RunConfig, value)
+
+
+def validated(model: type[M], value: Mapping[str, Any]) -> M:
+    """A `model` from plain data. Raises ConfigError naming the first wrong key, its value and the nearest match."""
     try:
-        return RunConfig.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, _known_keys(RunConfig), n=1, cutoff=0.5)
+            near = difflib.get_close_matches(key, _known_keys(model), n=1, cutoff=0.5)
             raise ConfigError(f"unknown key {key!r}", f"did you mean {near[0]}?" if near else "") from error
-        raise ConfigError(f"{key}={first['input']!r}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise ConfigError(
+            f"{key}={_shortened(first['input'])}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
 def dump_config(config: RunConfig) -> str:
@@ -179,6 +200,7 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                keys += _known_keys(part, f"{prefix}{name}.")
     return keys

@@ -19,10 +19,10 @@ from deatbench.pipeline.configuration import configure
 from deatbench.pipeline.evaluation import evaluate
 from deatbench.pipeline.generalisation import measure_generalisation
 from deatbench.pipeline.machine import Machine
-from deatbench.pipeline.publication import add_to_zoo
+from deatbench.pipeline.publication import add_diagnostics, add_to_zoo
 from deatbench.pipeline.request import EvaluationRequest
 from deatbench.pipeline.training import prepare, train
-from deatbench.records import Checkpoint, EvaluationRecord, TrainingRecord, digest_of
+from deatbench.records import Checkpoint, EvaluationRecord, TrainingRecord
 from deatbench.store import RunFolder, read_record, write_record
 from deatbench.threats import make_threat
 from deatbench.trackers import Trackers
@@ -42,12 +42,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its folder, its records, its place in the zoo."""
+    """A finished run: its folder, its records, its place in the zoo if it was to have one."""
 
     folder: RunFolder
     training: TrainingRecord
     evaluations: tuple[EvaluationRecord, ...]
-    zoo_entry: Path
+    zoo_entry: Path | None
 
 
 def run(
@@ -55,18 +55,25 @@ def run(
     machine: Machine,
     *,
     fresh: bool = False,
+    publish: bool = True,
     monitor: Monitor | None = None,
     trackers: Trackers | None = None,
     processes: Processes | None = None,
 ) -> RunResult:
-    """Train, evaluate every kept set of weights, and enter the chosen one into the zoo; by `processes` together."""
+    """Train, evaluate every kept set of weights, and enter the chosen one into the zoo; by `processes` together.
+
+    Not to `publish` leaves the zoo as it is: a sweep's runs are points of a comparison, not models to choose from.
+    """
     monitor, team = monitor or Monitor(), processes or Processes()
     folder = train(config, machine, fresh=fresh, monitor=monitor, trackers=trackers, processes=team)
     training = read_record(folder.training, TrainingRecord)
     data = load_dataset(config.dataset, machine.data_dir, val_fraction=config.val_fraction)
     checkpoints = sorted(training.weights, key=lambda name: name != training.chosen)
     records = [_evaluated(name, config, folder, training, data, machine, fresh, monitor, team) for name in checkpoints]
-    entry = team.first(lambda: add_to_zoo(machine.home, folder, training, records))
+    entry = None
+    if publish:
+        entry = team.first(lambda: add_to_zoo(machine.home, folder, training, records))
+        team.first(lambda: add_diagnostics(entry, folder, data, machine, monitor))
     return RunResult(folder, training, tuple(records), entry)
 
 
@@ -83,7 +90,7 @@ def _evaluated(
 ) -> EvaluationRecord:
     """The evaluation of one set of weights, made now unless it is there: the chosen one gets the whole plan."""
     plan = config.evaluation
-    path = folder.evaluations / f"{checkpoint}-{digest_of(plan.model_dump(mode='json'))[:8]}.json"
+    path = folder.evaluations / f"{checkpoint}-{plan.digest}.json"
     if not team.first(path.is_file):
         monitor.note(f"attacking the {checkpoint} weights of {folder.path.name}")
         model = trained_model(folder, checkpoint, machine.device)

@@ -17,6 +17,7 @@ from deatbench.records.evaluation import (
 )
 from deatbench.records.network import ModelInfo, ModelSpec
 from deatbench.records.published import PublishedResult
+from deatbench.records.sweep import EpochSeries, MeasuredWeights, SweepPoint, SweepResult
 from deatbench.records.threat import Threat, parse_eps
 from deatbench.records.training import Accuracies, EpochMetrics, Throughput, TrainingInfo, TrainingRecord
 from deatbench.records.verdicts import Metric, Samples, metrics_of, pack_bits, unpack_bits, wilson_interval
@@ -34,11 +35,13 @@ __all__ = [
     "Diagnostics",
     "Env",
     "EpochMetrics",
+    "EpochSeries",
     "EvaluationRecord",
     "Exhibit",
     "Flag",
     "Generalisation",
     "Identifier",
+    "MeasuredWeights",
     "Metric",
     "ModelCard",
     "ModelInfo",
@@ -52,6 +55,8 @@ __all__ = [
     "Reproduction",
     "Samples",
     "Sha256",
+    "SweepPoint",
+    "SweepResult",
     "Threat",
     "Throughput",
     "TrainingInfo",

@@ -1,126 +1,132 @@
-"""A board as a page and its Markdown twin, and the list of all boards."""
+"""A board as a page and its Markdown twin with two figures, and the list of all boards."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-from urllib.parse import quote
+from collections.abc import Sequence
+from dataclasses import replace
+
+from markupsafe import Markup
 
 from deatbench.records import Metric
+from deatbench.report.board_charts import Chart, board_charts
+from deatbench.report.board_data import SECTIONS, board_document, published_order, usual_n
 from deatbench.report.boards import Board
-from deatbench.report.columns import COLUMNS, Cell
-from deatbench.report.escape import markdown, plain
+from deatbench.report.charts import CHART_CSS, standalone
+from deatbench.report.columns import CLEAN, Accuracy, Column, accuracy_of, accuracy_text, band_text, columns_of
+from deatbench.report.escape import markdown
+from deatbench.report.facts import doubts
 from deatbench.report.inputs import Inputs
 from deatbench.report.metrics import describe, place
 from deatbench.report.protocol import protocol
-from deatbench.report.rendering import render
+from deatbench.report.rendering import MARK, render
 from deatbench.report.rows import Row, Section
 from deatbench.report.runs import AUTOATTACK, WORST_CASE, Run
-from deatbench.report.wording import count, duration, interval, percent
+from deatbench.report.wording import NOTHING, interval, percent
 
-SECTIONS = {
-    Section.RANKED: "Ranked by worst-case accuracy",
-    Section.NO_AUTOATTACK: "Not ranked: AutoAttack was not run, so these numbers are upper bounds",
-    Section.FLAGGED: "Not ranked: flagged, the numbers may not be what they seem",
-}
+SCRIPTS = ("board_data.js", "board_table.js", "board_rows.js", "board_copy.js", "board.js")
+INDEX_TITLES = (
+    "Best row",
+    "Method",
+    "Rank",
+    "Worst case",
+    "AutoAttack",
+    "Clean",
+    "Rows",
+    "Models",
+    "Published",
+    "Latest",
+)
+IN_MARKDOWN = ("method", "checkpoint", "params", "time", "tier", "flags")  # beside rank, model and the accuracies shown
 
 
 def board_pages(board: Board, inputs: Inputs) -> dict[str, str]:
     """The pages of one board, by path below leaderboards/."""
-    return {f"{board.address}.{kind}": render_board(board, kind) for kind in ("html", "md")}
+    charts = board_charts(board)
+    figures = {f"{board.address}-{chart.key}.svg": f"{MARK}\n{standalone(chart.svg)}" for chart in charts}
+    pages = {f"{board.address}.html": render_html(board, charts), f"{board.address}.md": render_markdown(board, charts)}
+    return pages | figures
 
 
 def index_pages(boards: list[Board], inputs: Inputs) -> dict[str, str]:
     """The list of all boards, by path below leaderboards/."""
-    return {f"index.{kind}": render_index(boards, kind) for kind in ("html", "md")}
+    lines = [_line(board) for board in boards]
+    return {
+        f"index.{kind}": render(f"index.{kind}", styles=("index.css",), lines=lines, titles=INDEX_TITLES)
+        for kind in ("html", "md")
+    }
 
 
-def render_board(board: Board, kind: str) -> str:
-    """The page of one board as `html` or `md`."""
-    names = sorted({name for run in board.runs for name in run.metrics}, key=place)
-    entries = {section: [_entry(row, names) for row in board.section(section)] for section in Section}
-    noted = {index for rows in entries.values() for row in rows for index, cell in enumerate(row.cells) if cell.note}
+def _line(board: Board) -> tuple[Board, list[tuple[str, str]]]:
+    """What the index says of a board, each with what stands small beneath: its best row, its size, its latest day."""
+    best = board.best
+    said = [(NOTHING, "")] * 6
+    if best:
+        found = [accuracy_of(best, name) for name in (WORST_CASE, AUTOATTACK, CLEAN)]
+        method = best.training.method if best.training else NOTHING
+        said = [(best.label, ""), (method, ""), (band_text(best.band or (1, 1)), "")]
+        said += [_value(accuracy) if accuracy else (NOTHING, "") for accuracy in found]
+    latest = max((record.created for record in board.evaluations), default=NOTHING)[:10]
+    sizes = (f"{size:,}" for size in (len(board.rows), board.n_models, len(board.published)))
+    return board, [*said, *((size, "") for size in sizes), (latest, "")]
+
+
+def _value(accuracy: Accuracy) -> tuple[str, str]:
+    value = accuracy_text(replace(accuracy, ci95=None))
+    return value, interval(accuracy.ci95) if accuracy.ci95 else ""
+
+
+def render_html(board: Board, charts: Sequence[Chart]) -> str:
+    """The page of one board: its document, and the script that makes the table of it."""
     return render(
-        f"board.{kind}",
-        scripts=("page.js",),
+        "board.html",
+        styles=("board.css",),
+        scripts=SCRIPTS,
+        chart_css=Markup(CHART_CSS),
         board=board,
-        columns=COLUMNS,
-        metrics=[describe(name) for name in names],
-        sections=[(section.name.lower(), SECTIONS[section], rows) for section, rows in entries.items() if rows],
-        noted=[index in noted for index in range(len(COLUMNS))],
+        n=usual_n(board),
+        document=board_document(board, columns_of(board)),
+        charts=charts,
         protocol=protocol(board),
-        facts=_facts,
-        cell_text=_markdown_cell,
     )
 
 
-def render_index(boards: list[Board], kind: str) -> str:
-    """The list of all boards as `html` or `md`."""
-    return render(f"index.{kind}", boards=boards, WORST_CASE=WORST_CASE, AUTOATTACK=AUTOATTACK)
-
-
-class _Entry(NamedTuple):
-    """A row as it is shown: its cells, and per run the link to the zoo and (percent, interval, count) per metric."""
-
-    row: Row
-    cells: list[Cell]
-    runs: list[tuple[Run, str | None, list[tuple[str, str, str] | None]]]
-
-
-def _entry(row: Row, names: list[str]) -> _Entry:
-    runs = [(run, _zoo_link(run), [_detail(run.metrics.get(name)) for name in names]) for run in row.runs]
-    return _Entry(row, [column.cell(row) for column in COLUMNS], runs)
-
-
-def _detail(metric: Metric | None) -> tuple[str, str, str] | None:
-    if metric is None:
-        return None
-    return percent(metric.value), interval(metric.ci95), f"{round(metric.value * metric.n)}/{metric.n}"
-
-
-def _markdown_cell(cell: Cell) -> str:
-    return markdown(f"{cell.text} {cell.note}".strip())
-
-
-def _facts(row: Row) -> list[str]:
-    """How a row's numbers came about, as short phrases."""
-    training, phrases = row.training, [f"{count(row.model.n_params)} parameters"]
-    if training:
-        times = ", ".join(duration(run.training.seconds) for run in row.runs if run.training)
-        phrases += [
-            f"recipe {plain(training.recipe)} ({plain(training.digest)})",
-            f"{training.n_train:,} training and {training.n_val:,} validation images",
-            f"batch norm in {training.bn_mode} mode inside the training attack",
-            f"trained on {plain(training.hardware)} in {times}",
-        ]
-    else:
-        phrases.append(f"from {plain(row.model.source)}")
-    environments = {
-        f"evaluated on {plain(record.env.hardware)} ({plain(record.env.device)}, torch {plain(record.env.torch)})"
-        for run in row.runs
-        for record in run.evaluations
-    }
-    return [*phrases, *_gaps(row), *sorted(environments)]
-
-
-def _gaps(row: Row) -> list[str]:
-    """The robust generalisation gap of each set of weights, the mean over the row's runs."""
-    found: dict[tuple[str, str, int], list[float]] = {}
-    for run in row.runs:
-        for record in run.evaluations:
-            if record.generalisation and record.training:
-                gap = record.generalisation
-                found.setdefault((record.training.checkpoint, gap.attack, gap.n), []).append(gap.robust_gap)
-    return [
-        f"robust accuracy of the {name} weights on training minus test images: "
-        f"{100 * sum(gaps) / len(gaps):+.1f} points ({attack}, {n:,} of each)"
-        for (name, attack, n), gaps in sorted(found.items())
+def render_markdown(board: Board, charts: Sequence[Chart]) -> str:
+    """The page of one board for places that run no script."""
+    columns = [
+        c for c in columns_of(board) if (c.shown and c.kind in ("band", "name", "accuracy")) or c.key in IN_MARKDOWN
     ]
+    names = sorted({name for run in board.runs for name in run.metrics}, key=place)
+    sections = {section: board.section(section) for section in Section}
+    return render(
+        "board.md",
+        board=board,
+        columns=columns,
+        metrics=[describe(name) for name in names],
+        sections=[
+            (SECTIONS[section], [_cells(row, columns) for row in rows]) for section, rows in sections.items() if rows
+        ],
+        published=[
+            [markdown(c.text(c.quote(result))) for c in columns]
+            for result in sorted(board.published, key=published_order)
+        ],
+        runs=[(run, _zoo_link(run), [_detail(run.metrics.get(n)) for n in names]) for run in board.runs],
+        doubts=[(row.label, title, sentence) for row in board.rows for title, sentence in doubts(row)],
+        charts=charts,
+        protocol=protocol(board),
+    )
+
+
+def _cells(row: Row, columns: Sequence[Column]) -> list[str]:
+    return [markdown(column.text(column.read(row))) for column in columns]
+
+
+def _detail(metric: Metric | None) -> str:
+    if metric is None:
+        return NOTHING
+    return f"{percent(metric.value)} ({interval(metric.ci95)}; {round(metric.value * metric.n)}/{metric.n})"
 
 
 def _zoo_link(run: Run) -> str | None:
     """Address of the run's card in the zoo, relative to a board's page; None if it has none."""
-    if run.card is None:
-        return None
-    return "/".join(
-        ["../..", "model_zoo", *(quote(p) for p in (run.card.dataset, run.card.threat.slug, run.card.id)), "card.json"]
-    )
+    card = run.card
+    return f"../../model_zoo/{card.dataset}/{card.threat.slug}/{card.id}/README.md" if card else None

@@ -1,156 +1,217 @@
-"""The columns of a board as data. HTML and Markdown both read this table; a column is added here and nowhere else."""
+"""The columns of a board as data: what each means and how it is read off a row. Page and Markdown both read this table.
+
+A column is added here and nowhere else. Columns of accuracies follow from the metrics that a board has.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from deatbench.report.escape import plain
-from deatbench.report.metrics import Direction, describe
+from deatbench.records import PublishedResult
+from deatbench.report.boards import Board
+from deatbench.report.metrics import Direction, describe, place
 from deatbench.report.rows import Row, Summary
-from deatbench.report.runs import AUTOATTACK, WORST_CASE
+from deatbench.report.runs import AUTOATTACK, PROVISIONAL, WORST_CASE, Run, Tier
 from deatbench.report.wording import NOTHING, count, duration, interval, percent
+
+CLEAN = "clean_acc"
+Kind = Literal["band", "name", "accuracy", "amount", "word", "words"]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What stands in one place of the table.
+class Accuracy:
+    """An accuracy as a board shows it; a published one has no interval, no n. `provisional`: an upper bound."""
 
-    `sort` is the value to sort by where the text alone does not do; `note` is set small behind the text;
-    `span` is an interval in percent, drawn as a stroke with a dot at its third number.
-    """
-
-    text: str = NOTHING
-    sort: str = ""
-    note: str = ""
-    span: tuple[float, float, float] | None = None
+    mean: float
+    ci95: tuple[float, float] | None = None
+    n: int = 0
+    spread: float | None = None
+    provisional: bool = False
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, what it means, which way is better, how it is set, and how to read it off a row."""
+    """A column: its title, what it means, which way is better, what kind of value it holds, and where that stands.
+
+    `read` and `quote` give the value in a row and in a published result, None for nothing: "band" a pair of ranks,
+    "name" and "word" a text, "words" a list of texts, "accuracy" an Accuracy, "amount" a number that `written` puts
+    into words.
+    `under`: columns whose texts stand small beneath its own; `usual`: a text that is nothing special; `shown`: without
+    being asked for; `filters`: rows can be chosen by it.
+    """
 
     key: str
     title: str
     help: str
     direction: Direction
-    format: Literal["accuracy", "number", "text", "span"]
-    cell: Callable[[Row], Cell]
+    kind: Kind
+    read: Callable[[Row], Any]
+    quote: Callable[[PublishedResult], Any] = lambda result: None
+    written: Callable[[float], str] = str
+    under: tuple[str, ...] = ()
+    usual: str = ""
+    shown: bool = False
+    filters: bool = False
+
+    def text(self, value: Any) -> str:
+        """A value as one line for the Markdown twin."""
+        if value is None:
+            return NOTHING
+        if isinstance(value, Accuracy):
+            return accuracy_text(value)
+        if self.kind == "band":
+            return band_text(value)
+        if self.kind == "words":
+            return "; ".join(value)
+        return str(value) if self.kind in ("name", "word") else self.written(value)
 
 
-def flag_words(row: Row) -> str:
-    """The flags of a row in words, with the number of runs they concern."""
-    words = ", ".join(sorted({plain(flag.code.replace("_", " ")) for flag in row.flags}))
-    flagged = sum(bool(run.flags) for run in row.runs)
-    return f"{words} ({flagged} of {len(row.runs)} runs)" if flagged < len(row.runs) and flagged else words
+def band_text(band: tuple[int, int]) -> str:
+    """Ranks that are not ruled out: `3` or `1–3`."""
+    return str(band[0]) if band[0] == band[1] else f"{band[0]}–{band[1]}"
 
 
-def _accuracy(name: str) -> Column:
+def accuracy_text(accuracy: Accuracy) -> str:
+    """`57.1 ±1.2 (52.0–62.1)`, as much of it as is known."""
+    parts = [f"≤ {percent(accuracy.mean)}" if accuracy.provisional else percent(accuracy.mean)]
+    parts += [] if accuracy.spread is None else [f"±{percent(accuracy.spread)}"]
+    parts += [] if accuracy.ci95 is None else [f"({interval(accuracy.ci95)})"]
+    return " ".join(parts)
+
+
+def columns_of(board: Board) -> list[Column]:
+    """The columns of a board, in their order."""
+    counts = Counter(name for row in board.rows for run in row.runs for name in run.metrics)
+    counts.update(result.pgd_attack for result in board.published if result.pgd_attack)
+    usual = {WORST_CASE, AUTOATTACK, CLEAN, *_commonest(counts)}
+    rest = sorted(counts.keys() - {WORST_CASE, AUTOATTACK, CLEAN, PROVISIONAL}, key=lambda name: (place(name), name))
+    shown = [name for name in reversed(rest) if name in usual]
+    others = [name for name in reversed(rest) if name not in usual]
+    measured = [_accuracy(name, name in usual) for name in (WORST_CASE, AUTOATTACK, *shown, CLEAN, *others)]
+    return [*_WHO, *measured, *_HOW]
+
+
+def _commonest(counts: Mapping[str, int]) -> Iterable[str]:
+    """Of PGD and of CW each the attack that most runs have met."""
+    for family in ("pgd-", "cw-"):
+        names = [name for name in counts if name.startswith(family)]
+        if names:
+            yield min(names, key=lambda name: (-counts[name], place(name), name))
+
+
+def accuracy_of(holder: Row | Run, name: str) -> Accuracy | None:
+    """An accuracy of a row or of a run; in AutoAttack's place a provisional one where the suite was not finished."""
+    for key in (name, PROVISIONAL) if name == AUTOATTACK else (name,):
+        found = holder.summary(key) if isinstance(holder, Row) else holder.metrics.get(key)
+        if isinstance(found, Summary):
+            return Accuracy(found.mean, found.ci95, found.n, found.spread, key == PROVISIONAL)
+        if found is not None:
+            return Accuracy(found.value, found.ci95, found.n, None, key == PROVISIONAL)
+    return None
+
+
+def _accuracy(name: str, shown: bool) -> Column:
     metric = describe(name)
 
-    def cell(row: Row) -> Cell:
-        summary = row.summary(name)
-        if summary is None:
-            return Cell()
-        notes = [] if summary.spread is None else [f"±{percent(summary.spread)}"]
-        ranked_on = row.summary(AUTOATTACK)
-        if ranked_on is not None and ranked_on.n != summary.n:  # other images: not to be read against AutoAttack
-            notes.append(f"n={summary.n:,}")
-        return Cell(percent(summary.mean), f"{100 * summary.mean:.4f}".rstrip("0").rstrip("."), " ".join(notes))
+    def quote(result: PublishedResult) -> Accuracy | None:
+        known = {WORST_CASE: result.best_known_acc, AUTOATTACK: result.autoattack_acc, CLEAN: result.clean_acc}
+        value = result.pgd_acc if name == result.pgd_attack else known.get(name)
+        return None if value is None else Accuracy(value)
 
-    return Column(name, metric.title, f"{metric.description} In percent.", metric.direction, "accuracy", cell)
+    help = f"{metric.description} In percent, with its 95 % interval."
+    return Column(
+        name, metric.title, help, metric.direction, "accuracy", lambda r: accuracy_of(r, name), quote, shown=shown
+    )
 
 
-def _of_autoattack(read: Callable[[Summary], Cell]) -> Callable[[Row], Cell]:
-    def cell(row: Row) -> Cell:
-        summary = row.summary(AUTOATTACK)
-        return read(summary) if summary else Cell()
-
-    return cell
-
-
-def _span(summary: Summary) -> Cell:
-    low, high = summary.ci95
-    return Cell(interval(summary.ci95), span=(100 * low, 100 * high, 100 * summary.mean))
-
-
-def _text(read: Callable[[Row], str | None]) -> Callable[[Row], Cell]:
-    def cell(row: Row) -> Cell:
-        text = read(row)
-        return Cell(plain(text)) if text else Cell()
-
-    return cell
-
-
-def _flags(row: Row) -> Cell:
+def flag_words(row: Row) -> list[str]:
+    """The flags of a row and the notes of its training in words, with the number of runs that flags concern."""
+    words = sorted({flag.code.replace("_", " ") for flag in row.flags})
+    flagged = sum(bool(run.flags) for run in row.runs)
+    if words and flagged < len(row.runs):
+        words[-1] += f" ({flagged} of {len(row.runs)} runs)"
     codes = dict.fromkeys(note.code for note in row.notes)  # each once, though every seed has its own sentence
-    words = [flag_words(row), *(f"in training: {plain(code.replace('_', ' '))}" for code in codes)]
-    text = "; ".join(word for word in words if word)
-    return Cell(text) if text else Cell()
+    return [*words, *(f"in training: {code.replace('_', ' ')}" for code in codes)]
 
 
-def _rank(row: Row) -> Cell:
-    return Cell(str(row.rank)) if row.rank else Cell()
+def _training(field: str) -> Callable[[Row], Any]:
+    return lambda row: getattr(row.training, field) if row.training else None
 
 
-def _width(row: Row) -> str:
-    return str(row.model.params.get("width", ""))
+def _extra_data(used: bool | None) -> str | None:
+    return None if used is None else ("yes" if used else "no")
 
 
-def _epochs(row: Row) -> str:
-    return str(row.training.epochs) if row.training else ""
-
-
-def _seeds(row: Row) -> str:
-    return ", ".join(str(run.training.seed) for run in row.runs if run.training)
-
-
-def _time(row: Row) -> Cell:
+def _seconds(row: Row) -> float | None:
     seconds = [run.training.seconds for run in row.runs if run.training]
-    mean = sum(seconds) / len(seconds) if seconds else 0.0
-    return Cell(duration(mean), f"{mean:.0f}") if seconds else Cell()
+    return sum(seconds) / len(seconds) if seconds else None
+
+
+def _seeds(row: Row) -> int | None:
+    return len(row.runs) if row.training else None
+
+
+def _seeds_text(value: float) -> str:
+    return "1 seed" if value == 1 else f"{value} seeds"
 
 
 def _date(row: Row) -> str:
     return max(record.created for run in row.runs for record in run.evaluations)[:10]
 
 
-def _training(field: str) -> Callable[[Row], Cell]:
-    return _text(lambda row: str(getattr(row.training, field)) if row.training else None)
+def _width(row: Row) -> str | None:
+    width = row.model.params.get("width")
+    return None if width is None else str(width)
 
 
-COLUMNS = (
-    Column("rank", "Rank", "Place by worst-case accuracy; – where a row is not ranked.", "lower", "number", _rank),
-    Column("model", "Model", "The network, one row per configuration.", "none", "text", _text(lambda r: r.label)),
-    Column("method", "Method", "How it was trained; – for foreign models.", "none", "text", _training("method")),
-    Column("checkpoint", "Ckpt", "best: chosen on the validation split; last: the final epoch.", "none", "text",
-           _training("checkpoint")),
-    _accuracy(WORST_CASE),
-    _accuracy(AUTOATTACK),
-    Column(
-        "interval",
-        "95 % interval",
-        "Wilson interval of the AutoAttack accuracy at n images; of several seeds, that of their mean.",
-        "none",
-        "span",
-        _of_autoattack(_span),
-    ),
-    Column("n", "n", "Test images under AutoAttack; an accuracy on another number says so.", "higher", "number",
-           _of_autoattack(lambda summary: Cell(str(summary.n)))),
-    _accuracy("cw-20"),
-    _accuracy("pgd-20"),
-    _accuracy("clean_acc"),
-    Column("seeds", "Seeds", "Seeds of the runs behind the row; accuracies are mean ± standard deviation.", "none",
-           "text", _text(_seeds)),
-    Column("arch", "Arch", "Architecture.", "none", "text", _text(lambda r: r.model.arch)),
-    Column("width", "Width", "Width multiplier of the architecture.", "none", "number", _text(_width)),
-    Column("params", "Params", "Number of parameters.", "lower", "number",
-           lambda r: Cell(count(r.model.n_params), str(r.model.n_params))),
-    Column("epochs", "Epochs", "Epochs of training.", "lower", "number", _text(_epochs)),
-    Column("optimizer", "Optimizer", "Optimizer of the training run.", "none", "text", _training("optimizer")),
-    Column("time", "Training", "Wall-clock time of training, mean over seeds.", "lower", "number", _time),
-    Column("hardware", "Hardware", "Machine that trained the model.", "none", "text", _training("hardware")),
-    Column("date", "Date", "Day of the latest evaluation (UTC).", "higher", "text", _text(_date)),
-    Column("flags", "Flags", "Reasons to doubt a number, and what training went through.", "none", "text", _flags),
+def _size(value: float) -> str:
+    return count(round(value))
+
+
+BAND_HELP = (
+    "The ranks that the images do not rule out: a row at 2–5 is worse than at least one other row and better than all "
+    "from the 6th on, beyond what chance explains. Tested in pairs on the same images (exact McNemar test, 5 %; over "
+    "seeds a t-test); on different images, rows are apart where their intervals are. – where a row is not ranked."
+)
+_WHO = (
+    Column("rank", "Rank", BAND_HELP, "lower", "band", lambda r: r.band, shown=True),
+    Column("model", "Model", "The network, one row per configuration. A row opens to its runs.", "none", "name",
+           lambda r: r.label, lambda p: p.name, under=("flags",), shown=True),
+    Column("method", "Method", "How it was trained, which weights were kept, and with how many seeds.", "none", "word",
+           _training("method"), lambda p: p.method, under=("checkpoint", "seeds"), shown=True, filters=True),
 )  # fmt: skip
+_HOW = (
+    Column("params", "Params", "Number of parameters.", "lower", "amount", lambda r: r.model.n_params, written=_size,
+           shown=True),
+    Column("flops", "FLOPs", "Floating-point operations of a forward pass of one image; a multiply-add counts as two.",
+           "lower", "amount", lambda r: r.flops, written=_size),
+    Column("time", "Training", "Wall-clock time of training on the hardware named, mean over seeds.", "lower", "amount",
+           _seconds, written=duration, under=("hardware",), shown=True),
+    Column("hardware", "Hardware", "Machine that trained the model.", "none", "word", _training("hardware"),
+           filters=True),
+    Column("passes", "Passes", "Forward passes per test image that the evaluation spent, all its attacks together.",
+           "higher", "amount", lambda r: r.passes, written=_size),
+    Column("tier", "Verification", "Who looked at the numbers: self-reported by those who trained the model; re-run by "
+           "somebody from its recipe; proof verified: an adversarial image for every broken verdict was checked; or "
+           "published elsewhere, not measured here.", "none", "word", lambda r: r.tier.words, lambda p: PUBLISHED,
+           usual=Tier.SELF_REPORTED.words, shown=True, filters=True),
+    Column("flags", "Flags", "Reasons to doubt a number, and what training went through.", "none", "words",
+           lambda r: flag_words(r) or None, lambda p: ["unreliable, say its publishers"] if p.unreliable else None),
+    Column("checkpoint", "Checkpoint", "Best: chosen on the validation split. Last: final epoch. ema, swa: averages.",
+           "none", "word", _training("checkpoint"), lambda p: p.checkpoint, filters=True),
+    Column("seeds", "Seeds", "Runs behind the row; over several, accuracies are mean ± standard deviation.", "higher",
+           "amount", _seeds, written=_seeds_text),
+    Column("family", "Family", "The architecture's family.", "none", "word", lambda r: r.family, filters=True),
+    Column("arch", "Architecture", "The architecture, with its depth.", "none", "word", lambda r: r.model.arch,
+           lambda p: p.arch),
+    Column("width", "Width", "Width multiplier of the architecture.", "none", "word", _width),
+    Column("extra", "Extra data", "Whether images beyond the training split were used.", "none", "word",
+           lambda r: _extra_data(r.extra_data), lambda p: _extra_data(p.extra_data), filters=True),
+    Column("epochs", "Epochs", "Epochs of training.", "lower", "amount", _training("epochs"), lambda p: p.epochs),
+    Column("optimizer", "Optimizer", "Optimizer of the training run.", "none", "word", _training("optimizer")),
+    Column("date", "Date", "Day of the latest evaluation (UTC).", "higher", "word", _date),
+)  # fmt: skip
+PUBLISHED = "published elsewhere"

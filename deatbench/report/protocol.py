@@ -16,6 +16,22 @@ BALL = {
     "L1": "The absolute changes of all pixel values of an image sum to at most ε = {eps}",
 }
 
+BANDS = (
+    "1–3 says: the images do not rule out any rank from 1 to 3. A row's band begins behind all rows that are "
+    "significantly better and ends before all that are significantly worse. Rows with verdicts on the same images are "
+    "compared by the exact McNemar test, over several seeds by a paired t-test, else by whether their intervals "
+    "overlap; each pair at 5 %, not corrected for the number of pairs."
+)
+TIERS = (
+    "Self-reported: the record of those who ran it. Re-run: somebody ran its recipe again and the numbers came out "
+    "within their intervals. Proof verified: every broken verdict has its adversarial image, and each was checked to "
+    "lie in the ball and to fool the model. A row is as verified as the least verified of its runs."
+)
+PUBLISHED = (
+    "Taken from the sources named, not measured here: other code, often other images and attack settings. They have no "
+    "rank and stand apart unless asked for; then they are ordered by the lowest accuracy that their source gives."
+)
+
 AVERAGES = {"ema": "the moving average of the weights", "swa": "their average over the last epochs"}
 
 
@@ -28,9 +44,7 @@ def protocol(board: Board) -> list[tuple[str, str]]:
         ),
         ("Test images", _images(board)),
     ]
-    names = {name for record in board.evaluations for name in record.metrics}
-    terms += [(info.title, info.description) for info in (describe(name) for name in sorted(names, key=place))]
-    terms.append(("Attack settings", _settings(board.evaluations)))
+    terms += _metrics(board.evaluations)
     terms.append(("Attack code", _engines(board.evaluations)))
     if any(run.training for run in board.runs):
         terms.append(("Best and last", _checkpoints(board)))
@@ -44,14 +58,30 @@ def protocol(board: Board) -> list[tuple[str, str]]:
             "Ranking",
             "By worst-case accuracy. A row without AutoAttack is listed behind and has no rank: PGD and CW alone "
             "only bound robustness from above. A flagged row comes last and has no rank: its number may not be what it "
-            "seems. Sorting keeps these groups apart. Where intervals overlap, the order is not settled.",
+            "seems. Sorting keeps these groups apart.",
         ),
+        ("Rank bands", BANDS),
+        ("Verification", TIERS),
         (
             "Repeats",
             "Of several evaluations of the same weights, the one with the most images counts; of equally large ones, "
             "the lowest value.",
         ),
     ]
+    return terms + ([("Published elsewhere", PUBLISHED)] if board.published else [])
+
+
+def _metrics(records: list[EvaluationRecord]) -> list[tuple[str, str]]:
+    """Each metric with what it means and the settings of its attack, or of each member of its suite."""
+    settings = _settings(records)
+    terms = []
+    for name in sorted({name for record in records for name in record.metrics}, key=place):
+        info = describe(name)
+        members = {member: text for member, text in settings.items() if member == name or member.startswith(f"{name}/")}
+        used = "; ".join(
+            text if member == name else f"{member.removeprefix(f'{name}/')}: {text}" for member, text in members.items()
+        )
+        terms.append((info.title, f"{info.description} Settings: {used}." if used else info.description))
     return terms
 
 
@@ -67,17 +97,19 @@ def _images(board: Board) -> str:
     return f"Tested on {'; '.join(parts)}. The same images for every attack of an evaluation."
 
 
-def _settings(records: list[EvaluationRecord]) -> str:
+def _settings(records: list[EvaluationRecord]) -> dict[str, str]:
     """Parameters of each attack; where records differ, each setting with the number of evaluations that used it."""
     used: dict[str, Counter[str]] = {}
     for record in records:
         for attack in record.attacks:
-            used.setdefault(plain(attack.name), Counter())[_parameters(attack.params)] += 1
-    parts = []
-    for name, settings in sorted(used.items(), key=lambda item: place(item[0])):
-        texts = [text if len(settings) == 1 else f"{text} ({times}×)" for text, times in sorted(settings.items())]
-        parts.append(f"{name}: {' or '.join(texts)}")
-    return "; ".join(parts) + "." if parts else "No attack was run."
+            used.setdefault(attack.name, Counter())[json.dumps(attack.params, sort_keys=True)] += 1
+    return {
+        plain(name): " or ".join(
+            _parameters(json.loads(text)) + (f" ({times}×)" if len(settings) > 1 else "")
+            for text, times in sorted(settings.items())
+        )
+        for name, settings in used.items()
+    }
 
 
 def _engines(records: list[EvaluationRecord]) -> str:

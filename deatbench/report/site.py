@@ -40,7 +40,7 @@ def build_leaderboards(home: Home) -> list[Path]:
 def pages_of(inputs: Inputs) -> dict[str, str]:
     """Every page by its path below leaderboards/. A pure function."""
     boards = boards_of(inputs)
-    pages = index_pages(boards, inputs) | time_pages(inputs) | deat_pages(inputs)
+    pages = index_pages(boards, inputs) | time_pages(inputs, boards) | deat_pages(inputs, boards)
     for board in boards:
         pages |= board_pages(board, inputs) | compare_pages(board, inputs) | model_pages(board, inputs)
     return pages

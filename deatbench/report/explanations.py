@@ -1,0 +1,27 @@
+"""What follows from a flag, for readers who meet it for the first time."""
+
+from __future__ import annotations
+
+MEANINGS = {
+    "softmax_output": "Logits that saturate hide the gradient from attacks, so that a number can be too high.",
+    "randomised": "An attack that asks once hits by luck; such a model has to be attacked in expectation.",
+    "batch_dependent": "What an image is taken for then depends on its neighbours, and no verdict holds by itself.",
+    "interrupted_graph": "Attacks that follow the gradient cannot work here: only those that ask for answers count.",
+    "zero_gradient": "Where there is no gradient, attacks that follow it do not move: the number is likely too high.",
+    "false_gradient": "The gradient does not lead uphill and sends attacks astray: the number is likely too high.",
+    "square_beats_whitebox": "An attack that sees answers alone should not beat those that see all of the network.",
+    "clean_perfect": "Test sets hold wrong labels; all of them right suggests that the images were known.",
+    "eps_off": "Numbers of different radii are not comparable, however close the radii are.",
+    "provisional": "More attacks can only lower the number.",
+    "verification_failed": "Somebody looked again at what is stored, and it is not what the record says.",
+    "not_reproduced": "Somebody ran the same recipe again, and the outcome lies beyond what chance explains.",
+    "nonfinite_loss": "Training went on from weights before that, or ended there.",
+    "catastrophic_overfitting": "The network learnt to fool the one-step attack of its training; others break it.",
+    "collapse": "The network gives nearly the same answer for every image.",
+    "resumed_elsewhere": "On another machine, rounding differs: the run cannot be repeated bit by bit.",
+}
+
+
+def meaning(code: str) -> str:
+    """A sentence on what a flag of this code means for the number; empty for a code that nobody explained."""
+    return MEANINGS.get(code, "")

@@ -1,0 +1,138 @@
+"""The driver: gives out what is left to do, tries again what has failed, keeps the books."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+
+from deatbench.errors import DeatbenchError
+from deatbench.sweep.executors import Executor
+from deatbench.sweep.ledger import Ledger, Standing, by_run
+from deatbench.sweep.points import Planned, Surroundings, command, configured
+from deatbench.sweep.spec import Point, Sweep
+from deatbench.sweep.task import Outcome, Task
+
+LOOK_EVERY_SECONDS = 1.0
+WRITE_EVERY_SECONDS = 30.0
+WRITING_SHARE = 0.05  # of the time, at most
+
+
+class Watch:
+    """Sees how a sweep goes; this one looks away."""
+
+    def show(self, standing: Standing) -> None:
+        """How far it is, every second."""
+
+    def ended(self, run: str, error: str | None, final: bool) -> None:
+        """An attempt has ended; one that failed and is not `final` will be repeated."""
+
+
+class Driver:
+    """One sweep being done; the ledger's lock is held.
+
+    Args:
+        sweep: what is to be done; `plan`: its points with their runs.
+        around: what else decides the configurations.
+        retries: how often a failed run is tried again.
+        watch: who looks on.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        plan: list[Planned],
+        ledger: Ledger,
+        around: Surroundings,
+        *,
+        retries: int = 2,
+        watch: Watch | None = None,
+    ) -> None:
+        self.sweep, self.plan, self.ledger, self.around = sweep, plan, ledger, around
+        self.retries, self.watch = retries, watch or Watch()
+        self._runs = by_run(plan)
+        self._asked = _first_points(sweep, plan)
+        ledger.begin(sweep, plan)
+        self._entries = ledger.gather(self._runs)
+        self._failed = ledger.failed(self._runs.keys() - self._entries.keys())
+        self._attempts: Counter[str] = Counter()
+        self._write()
+
+    def run(self, executor: Executor) -> Standing:
+        """Do all that is not finished; returns how it ended. What has failed is in the standing, not raised."""
+        queue = deque(run_id for run_id in self._runs if run_id not in self._entries)
+        out: set[str] = set()
+        try:
+            while queue or out:
+                while queue and len(out) < executor.slots:
+                    run_id = queue.popleft()
+                    executor.submit(self._task(run_id))
+                    out.add(run_id)
+                self.watch.show(self.standing())
+                for outcome in executor.outcomes(LOOK_EVERY_SECONDS):
+                    out.remove(outcome.run_id)
+                    if not self._settled(outcome):
+                        queue.append(outcome.run_id)
+                self._write_now_and_then()
+        finally:
+            self._write()
+        return self.standing()
+
+    def standing(self) -> Standing:
+        """How far it is."""
+        running = self.ledger.in_work(self._runs.keys() - self._entries.keys())
+        return Standing.of(self._runs, self._entries, running, self._failed)
+
+    def _task(self, run_id: str) -> Task:
+        point = self._asked[run_id]
+        config = configured(point, self.around)
+        if config.run_id != run_id:
+            message = f"{self.ledger.points} was written by another version of deatbench"
+            raise DeatbenchError(message, "delete it; the same command writes it anew")
+        return Task(
+            run_id,
+            config.model_dump(mode="json"),
+            command(point),
+            home=self.ledger.home.path.absolute(),
+            data_dir=self.around.data_dir.absolute() if self.around.data_dir else None,
+            progress=(self.ledger.running / f"{run_id}.json").absolute(),
+            again=self._attempts[run_id] > 0,
+        )
+
+    def _settled(self, outcome: Outcome) -> bool:
+        """Book an attempt; False if the run is to be tried again."""
+        run_id, error = outcome.run_id, outcome.error
+        self._attempts[run_id] += 1
+        self.ledger.finish(run_id)
+        if error is None:
+            try:
+                self._entries |= self.ledger.result(self._runs[run_id])
+            except DeatbenchError as unreadable:
+                error = str(unreadable)
+        if run_id in self._entries:
+            self.ledger.forgive(run_id)
+            self._failed.pop(run_id, None)
+        else:
+            error = error or "its records are not where they should be"
+            self._failed[run_id] = self.ledger.fail(run_id, error, outcome.trace)
+        final = error is None or self._attempts[run_id] > self.retries
+        self.watch.ended(f"{run_id} ({self._runs[run_id][0].label})", error, final)
+        return final
+
+    def _write_now_and_then(self) -> None:
+        """So that after a kill not everything is read again, and not all the time goes into writing."""
+        if time.monotonic() - self._written > max(WRITE_EVERY_SECONDS, self._writing / WRITING_SHARE):
+            self._write()
+
+    def _write(self) -> None:
+        started = time.monotonic()
+        self.ledger.write(self._entries)
+        self._written = time.monotonic()
+        self._writing = self._written - started
+
+
+def _first_points(sweep: Sweep, plan: list[Planned]) -> dict[str, Point]:
+    """For each run the first of the points that mean it."""
+    points: dict[str, Point] = {}
+    for point, planned in zip(sweep, plan, strict=True):
+        points.setdefault(planned.run_id, point)
+    return points

@@ -34,7 +34,7 @@ def further_weights(state: TrainState, plan: Plan) -> dict[Checkpoint, nn.Module
 def _shifted(state: TrainState) -> nn.Module:
     """A copy of the network at theta + lr' · k1 · h (Sun et al., KDD 2023, Algorithm 2, rewritten)."""
     assert isinstance(state.optimizer, DEAT)  # `configure` has refused others
-    places = {parameter: name for name, parameter in state.model.named_parameters()}
+    places: dict[torch.Tensor, str] = {parameter: name for name, parameter in state.model.named_parameters()}
     module = copy.deepcopy(state.model)
     copies = dict(module.named_parameters())
     with torch.no_grad():

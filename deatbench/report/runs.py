@@ -87,7 +87,7 @@ class Run:
     def sources(self) -> dict[str, EvaluationRecord]:
         """For each metric the evaluation it is taken from: of those with the most images that with the lowest value.
 
-        The lowest, so that repeating an evaluation cannot raise a number. The worst case comes from evaluations
+        The lowest, so that repeating an evaluation cannot raise a number; of equal ones, that with its proof. The worst case comes from evaluations
         with AutoAttack where there are any: without it, it is only an upper bound.
         """
         chosen: dict[str, EvaluationRecord] = {}
@@ -95,7 +95,7 @@ class Run:
             records = [record for record in self.evaluations if name in record.metrics]
             if name == WORST_CASE:
                 records = [record for record in records if AUTOATTACK in record.metrics] or records
-            chosen[name] = min(records, key=lambda r: (-r.metrics[name].n, r.metrics[name].value))
+            chosen[name] = min(records, key=lambda r: (-r.metrics[name].n, r.metrics[name].value, not r.adversarials))
         return chosen
 
     @cached_property

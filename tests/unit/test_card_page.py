@@ -127,8 +127,8 @@ def test_second_looks_and_flags_in_words() -> None:
     proven = Verification(record=best.id, checks=checks, **look)
     metric = RepeatedMetric(recorded=0.5, repeated=0.5, p_value=1.0)
     again = Reproduction(
-        record=best.id, outcome=Outcome.MATCH, metrics={"clean_acc": metric}, retrained=True, same_weights=True, seconds=1.0,
-        command="deatbench reproduce", **look,
+        record=best.id, outcome=Outcome.MATCH, metrics={"clean_acc": metric}, retrained=True, same_weights=True,
+        seconds=1.0, command="deatbench reproduce", **look,
     )  # fmt: skip
     verifications = {best.id: proven, last.id: Verification(record=last.id, checks=failed, **look)}
     page = page_of(card, [last, flagged], verifications=verifications, reproductions={best.id: again})

@@ -122,7 +122,7 @@ def _letter(letter: str) -> float:
 def shortened(words: str, room: float) -> str:
     """The text in one line, cut with … to fit into `room` pixels."""
     words = plain(words)
-    if extent(words) <= room:
+    if extent(words) <= room + 1e-6:  # room is often the text's own extent, come back through sums
         return words
     while words and extent(words) + SIZE > room:
         words = words[:-1]

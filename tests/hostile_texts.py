@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from deatbench.errors import ConfigError
 from deatbench.records import Record
 
 R = TypeVar("R", bound=Record)
@@ -61,7 +62,7 @@ def filled(record: R, text: str, *, keep: tuple[str, ...] = ()) -> R:
         before, holder[key] = holder[key], text
         try:
             type(record).model_validate(data)
-        except ValidationError:
+        except (ValidationError, ConfigError):
             holder[key] = before
     return type(record).model_validate(data)
 

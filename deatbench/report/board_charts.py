@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from deatbench.report.boards import Board
 from deatbench.report.charts import WIDE, Axis, Point, fitted, scatter
 from deatbench.report.columns import CLEAN
-from deatbench.report.rows import Row, Section
-from deatbench.report.runs import WORST_CASE
+from deatbench.report.standings.boards import Board
+from deatbench.report.standings.rows import Row, Section
+from deatbench.report.standings.runs import WORST_CASE
 from deatbench.report.wording import NORMS
 
 DRAWN = 150  # rows; of more, the best ranked

@@ -17,6 +17,7 @@ A run's accuracies are 0 where they are the row's; so is its name where it is pr
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -26,13 +27,13 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from deatbench.records import PublishedResult
-from deatbench.report.boards import Board
-from deatbench.report.columns import Accuracy, Column, accuracy_of
-from deatbench.report.compare_page import MAX_RUNS, run_key
+from deatbench.report.columns import Accuracy, Column, accuracy_of, to_tenth
+from deatbench.report.comparison.page import MAX_RUNS, run_key
 from deatbench.report.escape import plain
 from deatbench.report.facts import doubts, facts, published_facts
-from deatbench.report.rows import Row, Section
-from deatbench.report.runs import WORST_CASE, Run
+from deatbench.report.standings.boards import Board
+from deatbench.report.standings.rows import Row, Section
+from deatbench.report.standings.runs import WORST_CASE, Run
 from deatbench.report.wording import NOTHING, duration, percent
 
 SECTIONS = {
@@ -40,6 +41,7 @@ SECTIONS = {
     Section.NO_AUTOATTACK: "Not ranked: AutoAttack was not run, so these numbers are upper bounds",
     Section.FLAGGED: "Not ranked: flagged, the numbers may not be what they seem",
 }
+_KEY = re.compile(r"[^A-Za-z0-9._-]+")  # not in a column's key: attack names may hold anything
 NAME = "\x01"  # stands for the run's name in commands and addresses; no text of ours can hold it
 LONGEST_COMMAND = 2000
 
@@ -60,11 +62,12 @@ class _Words:
     def __init__(self) -> None:
         self._known: dict[str, _Word] = {}
 
-    def of(self, text: str, limit: int = 300) -> _Word:
-        """The word for a text from a record, made one harmless line; a name in it may be `NAME`."""
+    def of(self, text: str, limit: int = 300, name: str | None = None) -> _Word:
+        """The word for a text from a record, made one harmless line, in which `NAME` stands for `name`."""
+        if name is not None:
+            text = plain(text, limit).replace(name, NAME)
         if text not in self._known:
-            line = NAME.join(plain(part, limit) if part.strip() else part for part in text.split(NAME))
-            self._known[text] = _Word(line)
+            self._known[text] = _Word(text if name is not None else plain(text, limit))
         return self._known[text]
 
     def listed(self) -> list[str]:
@@ -124,9 +127,9 @@ def _comparable(board: Board) -> set[int]:
 
 def _column(column: Column, rows: list[list[Any]], published: list[list[Any]], place: int) -> dict[str, Any]:
     about = {
-        "key": column.key,
-        "title": column.title,
-        "help": column.help,
+        "key": _KEY.sub("-", column.key),
+        "title": plain(column.title),
+        "help": plain(column.help),
         "better": column.direction,
         "kind": column.kind,
         "under": column.under,
@@ -135,7 +138,6 @@ def _column(column: Column, rows: list[list[Any]], published: list[list[Any]], p
         "filters": column.filters,
     }
     if column.kind == "amount":
-        # The texts are those of the shortened values.
         values = {line[1][place] for line in rows} | {line[2][place] for line in published}
         about["texts"] = {_dumps(value): column.written(value) for value in sorted(values - {None})}
     if column.kind == "accuracy":
@@ -166,7 +168,7 @@ def _cell(value: Any, column: Column, words: _Words, n: int) -> Any:
     if column.kind == "words":
         return [words.of(text) for text in value]
     if column.kind == "amount":
-        return _number(value)
+        return to_tenth(value)
     return plain(value) if column.kind == "name" else value
 
 
@@ -178,12 +180,6 @@ def _accuracy(value: Accuracy, n: int) -> list[int]:
     while len(cell) > 3 and cell[-1] == (-1 if len(cell) == 5 else 0):
         cell.pop()
     return cell
-
-
-def _number(value: float) -> float:
-    """An amount to a tenth, whole where it is whole, so that it reads alike in Python and in the script."""
-    short = round(value, 1)
-    return round(short) if short == round(short) else short
 
 
 @lru_cache(maxsize=2**16)  # shares of the same images are the same again and again
@@ -204,19 +200,18 @@ def _millionths(share: float) -> int:
 def _run(
     run: Run, row: Row, accuracies: list[str], words: _Words, n: int, prefix: str, *, comparable: bool
 ) -> list[Any]:
-    name, training = run.model.name, run.training
+    name, training = plain(run.model.name), run.training
     own = [_accuracy(found, n) if (found := accuracy_of(run, key)) else 0 for key in accuracies if len(row.runs) > 1]
-    page = run.page.replace(name, NAME) if run.page else None
     return [
-        0 if name == prefix + row.label else plain(name),
+        0 if name == plain(prefix) + plain(row.label) else name,
         own or 0,
         training.seed if training else None,
         training.checkpoint_epoch if training else None,
         words.of(duration(training.seconds)) if training else 0,
         words.of(run.evaluations[-1].created[:10]),
         words.of(run.tier.words),
-        words.of(page) if page else 0,
-        [words.of(record.command.replace(name, NAME), LONGEST_COMMAND) for record in run.evaluations],
+        words.of(run.page, name=name) if run.page else 0,
+        [words.of(record.command, LONGEST_COMMAND, name) for record in run.evaluations],
         *([run_key(run)] if comparable else []),
     ]
 

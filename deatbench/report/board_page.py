@@ -10,7 +10,6 @@ from markupsafe import Markup
 from deatbench.records import Metric
 from deatbench.report.board_charts import Chart, board_charts
 from deatbench.report.board_data import SECTIONS, board_document, published_order, usual_n
-from deatbench.report.boards import Board
 from deatbench.report.charts import CHART_CSS, standalone
 from deatbench.report.columns import CLEAN, Accuracy, Column, accuracy_of, accuracy_text, band_text, columns_of
 from deatbench.report.escape import markdown
@@ -19,8 +18,9 @@ from deatbench.report.inputs import Inputs
 from deatbench.report.metrics import describe, place
 from deatbench.report.protocol import protocol
 from deatbench.report.rendering import MARK, render
-from deatbench.report.rows import Row, Section
-from deatbench.report.runs import AUTOATTACK, WORST_CASE, Run
+from deatbench.report.standings.boards import Board
+from deatbench.report.standings.rows import Row, Section
+from deatbench.report.standings.runs import AUTOATTACK, WORST_CASE, Run
 from deatbench.report.wording import NOTHING, interval, percent
 
 SCRIPTS = ("board_data.js", "board_table.js", "board_rows.js", "board_copy.js", "board.js")

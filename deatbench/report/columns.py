@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from deatbench.records import PublishedResult
-from deatbench.report.boards import Board
 from deatbench.report.metrics import Direction, describe, place
-from deatbench.report.rows import Row, Summary
-from deatbench.report.runs import AUTOATTACK, PROVISIONAL, WORST_CASE, Run, Tier
+from deatbench.report.standings.boards import Board
+from deatbench.report.standings.rows import Row, Summary
+from deatbench.report.standings.runs import AUTOATTACK, PROVISIONAL, WORST_CASE, Run, Tier
 from deatbench.report.wording import NOTHING, count, duration, interval, percent
 
 CLEAN = "clean_acc"
@@ -66,7 +66,13 @@ class Column:
             return band_text(value)
         if self.kind == "words":
             return "; ".join(value)
-        return str(value) if self.kind in ("name", "word") else self.written(value)
+        return str(value) if self.kind in ("name", "word") else self.written(to_tenth(value))
+
+
+def to_tenth(amount: float) -> float:
+    """An amount to a tenth, whole where it is whole: as pages hold it, so that both write the same words."""
+    short = round(amount, 1)
+    return round(short) if short == round(short) else short
 
 
 def band_text(band: tuple[int, int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from deatbench.records import PublishedResult
-from deatbench.report.rows import Row
+from deatbench.report.standings.rows import Row
 from deatbench.report.wording import count, percent
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from deatbench.report.runs import AUTOATTACK, WORST_CASE
+from deatbench.report.standings.runs import AUTOATTACK, WORST_CASE
 
 Direction = Literal["higher", "lower", "none"]
 

@@ -6,9 +6,9 @@ import json
 from collections import Counter
 
 from deatbench.records import EvaluationRecord
-from deatbench.report.boards import Board
 from deatbench.report.escape import plain
 from deatbench.report.metrics import describe, place
+from deatbench.report.standings.boards import Board
 
 BALL = {
     "Linf": "Every pixel value may move by at most ε = {eps}",

@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from deatbench.report.board_page import board_pages, index_pages
-from deatbench.report.boards import boards_of
-from deatbench.report.card_page import card_pages
-from deatbench.report.compare_page import compare_pages
-from deatbench.report.deat_page import deat_pages
+from deatbench.report.comparison.page import compare_pages
+from deatbench.report.deat.page import deat_pages
 from deatbench.report.inputs import Inputs, read_inputs
-from deatbench.report.model_page import model_pages
+from deatbench.report.model.card import card_pages
+from deatbench.report.model.page import model_pages
 from deatbench.report.rendering import MARK
-from deatbench.report.time_page import time_pages
+from deatbench.report.standings.boards import boards_of
+from deatbench.report.time.page import time_pages
 from deatbench.store import Home, atomic_write_text
 
 

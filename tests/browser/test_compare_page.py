@@ -16,9 +16,9 @@ from scipy.stats import binomtest
 from verdict_records import diagnosis, drawn, judged
 
 from deatbench.records import Flag
-from deatbench.report.boards import boards_of
-from deatbench.report.compare_page import compare_pages, run_key
+from deatbench.report.comparison.page import compare_pages, run_key
 from deatbench.report.inputs import read_inputs
+from deatbench.report.standings.boards import boards_of
 from deatbench.store import Home, write_record
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def test_axe_finds_nothing(visit: Visit, keys: dict[str, str], scheme: Literal["
 def test_a_large_board_leaves_out_its_end_and_says_so(
     browser: Browser, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deatbench.report.compare_page.MAX_VERDICTS", 3 * 3 * 36)
+    monkeypatch.setattr("deatbench.report.comparison.page.MAX_VERDICTS", 3 * 3 * 36)
     inputs = read_inputs(home)
     (board,) = boards_of(inputs)
     path = tmp_path / "compare.html"

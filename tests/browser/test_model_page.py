@@ -14,9 +14,9 @@ from diagnostics_factory import diagnostics, epochs, png
 from records_factory import evaluation, model_card, training_info, training_record
 
 from deatbench.records import Flag
-from deatbench.report.boards import boards_of
 from deatbench.report.inputs import Inputs
-from deatbench.report.model_page import model_pages
+from deatbench.report.model.page import model_pages
+from deatbench.report.standings.boards import boards_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

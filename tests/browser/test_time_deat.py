@@ -11,9 +11,9 @@ import pytest
 from made_trainings import DEAT, PLAIN_SGD, inputs, made
 
 from deatbench.records import Flag
-from deatbench.report.deat_page import deat_pages
+from deatbench.report.deat.page import deat_pages
 from deatbench.report.inputs import Inputs
-from deatbench.report.time_page import time_pages
+from deatbench.report.time.page import time_pages
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

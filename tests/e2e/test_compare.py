@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from verdict_records import diagnosis, drawn, judged
 
 from deatbench.records import AttackResult, EvaluationRecord, Flag
-from deatbench.report.comparison import compare, verdicts_of
+from deatbench.report.comparison.comparison import compare, verdicts_of
 from deatbench.store import Home, write_record
 
 N = 200

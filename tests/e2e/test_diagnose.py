@@ -14,9 +14,9 @@ from torch import nn
 from deatbench.cli.main import main
 from deatbench.pipeline import add_to_zoo
 from deatbench.records import Diagnostics, EvaluationRecord, TrainingRecord
-from deatbench.report.boards import boards_of
 from deatbench.report.inputs import read_inputs
-from deatbench.report.model_page import model_pages
+from deatbench.report.model.page import model_pages
+from deatbench.report.standings.boards import boards_of
 from deatbench.store import Home, read_record, write_record
 
 

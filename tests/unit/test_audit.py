@@ -34,9 +34,9 @@ from deatbench.records import (
     pack_bits,
 )
 from deatbench.report import build_leaderboards
-from deatbench.report.arithmetic import record_faults
-from deatbench.report.audit import audit
-from deatbench.report.weight_hash import state_sha256
+from deatbench.report.audit.arithmetic import record_faults
+from deatbench.report.audit.audit import audit
+from deatbench.report.audit.weight_hash import state_sha256
 from deatbench.store import Home, sha256_of, write_record
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,8 +21,8 @@ from deatbench.records import (
     Reproduction,
     Verification,
 )
-from deatbench.report.card_page import card_pages
 from deatbench.report.inputs import Inputs
+from deatbench.report.model.card import card_pages
 from deatbench.report.rendering import MARK
 
 HOSTILE = [

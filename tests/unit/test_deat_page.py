@@ -18,18 +18,18 @@ from scipy import stats
 import deatbench.report
 from deatbench.errors import ConfigError
 from deatbench.records import Flag, wilson_interval
-from deatbench.report.boards import boards_of
-from deatbench.report.correlations import kendall, pearson, spearman
-from deatbench.report.deat_claim import table2
-from deatbench.report.deat_page import deat_pages
-from deatbench.report.deat_pairs import Comparison, Pair, Verdict, pairs_of, setups_of, standing_after_holm
-from deatbench.report.deat_words import headline, open_questions, p_text, points, power, sentence
+from deatbench.report.deat.claim import table2
+from deatbench.report.deat.page import deat_pages
+from deatbench.report.deat.pairs import Comparison, Pair, Verdict, pairs_of, setups_of, standing_after_holm
+from deatbench.report.deat.words import headline, open_questions, p_text, points, power, sentence
 from deatbench.report.inputs import Inputs
 from deatbench.report.reference import reference_results
 from deatbench.report.rendering import MARK
-from deatbench.report.rows import Summary
 from deatbench.report.setups import optimizer, steady_step
-from deatbench.report.significance import mcnemar, paired
+from deatbench.report.standings.boards import boards_of
+from deatbench.report.standings.correlations import kendall, pearson, spearman
+from deatbench.report.standings.rows import Summary
+from deatbench.report.standings.significance import mcnemar, paired
 
 HOSTILE = [
     "<script>window.pwned=1</script>",

@@ -11,10 +11,10 @@ from markdown_it import MarkdownIt
 from records_factory import ENV, evaluation, seeds, sha
 
 from deatbench.records import CheckResult, EvaluationRecord, Flag, PublishedResult, Threat, Verification
-from deatbench.report.difference import Difference, RowChange, difference
-from deatbench.report.difference_page import MAX_CHARACTERS, as_json, as_markdown
+from deatbench.report.audit.difference import Difference, RowChange, difference
+from deatbench.report.audit.difference_page import MAX_CHARACTERS, as_json, as_markdown
 from deatbench.report.inputs import Inputs
-from deatbench.report.rows import Summary
+from deatbench.report.standings.rows import Summary
 
 
 def between(old: list[EvaluationRecord], new: list[EvaluationRecord], **more: Any) -> Difference:

@@ -32,10 +32,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": BASE | {"archs", "store", "threats", "config"},
     "report": {"errors", "records", "store"},
     "pipeline": BASE | ENGINE | {"engine", "soundness", "models"},
-    "cli": BASE | ENGINE | {"engine", "soundness", "models", "report", "pipeline"},
+    "sweep": BASE | {"config", "store", "engine", "pipeline"},
+    "cli": BASE | ENGINE | {"engine", "soundness", "models", "report", "pipeline", "sweep"},
     "__main__": {"cli"},
 }
-NO_TORCH = ("errors", "registry", "records", "config", "store", "evidence", "report", "trackers")
+NO_TORCH = ("errors", "registry", "records", "config", "store", "evidence", "report", "sweep", "trackers")
 
 
 def modules() -> dict[str, Path]:

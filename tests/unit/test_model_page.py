@@ -22,13 +22,13 @@ from deatbench.records import (
     Generalisation,
     pack_bits,
 )
-from deatbench.report.boards import boards_of
-from deatbench.report.class_figures import class_figure, confusion_figure
-from deatbench.report.explanations import MEANINGS
 from deatbench.report.inputs import Inputs
-from deatbench.report.model_figures import attack_figure, radius_figure, training_figure
-from deatbench.report.model_page import model_pages
-from deatbench.report.overfitting import discernible, robust_overfitting
+from deatbench.report.model.class_figures import class_figure, confusion_figure
+from deatbench.report.model.explanations import MEANINGS
+from deatbench.report.model.figures import attack_figure, radius_figure, training_figure
+from deatbench.report.model.overfitting import discernible, robust_overfitting
+from deatbench.report.model.page import model_pages
+from deatbench.report.standings.boards import boards_of
 
 NAME = "digits-vgg16-deat-abc123-s0"
 ADDRESS = f"digits/Linf-8_255/{NAME}.html"

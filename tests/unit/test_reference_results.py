@@ -6,8 +6,8 @@ import csv
 
 import pytest
 
-from deatbench.report.percentages import percent_of, share_of
 from deatbench.report.reference import DEAT_TABLE_2, PUBLISHED_RESULTS, reference_results
+from deatbench.report.reference.percentages import percent_of, share_of
 
 
 def test_every_row_is_a_result_of_its_own_with_a_source() -> None:

@@ -20,13 +20,13 @@ from records_factory import evaluation, seeds, training_info
 from deatbench.errors import ConfigError, MissingError
 from deatbench.records import EvaluationRecord, Flag, ModelCard, wilson_interval
 from deatbench.report import build_leaderboards, serve
-from deatbench.report.boards import Board, boards_of
 from deatbench.report.columns import columns_of
 from deatbench.report.escape import code, markdown
 from deatbench.report.inputs import Inputs
-from deatbench.report.rows import Section
 from deatbench.report.serve import server
 from deatbench.report.site import pages_of
+from deatbench.report.standings.boards import Board, boards_of
+from deatbench.report.standings.rows import Section
 from deatbench.report.wording import count, duration
 from deatbench.store import Home, write_record
 

@@ -11,10 +11,10 @@ from records_factory import evaluation, training_info
 
 from deatbench.errors import MissingError
 from deatbench.records import EvaluationRecord, Flag, PublishedResult
-from deatbench.report.boards import boards_of
 from deatbench.report.inputs import Inputs, read_inputs
-from deatbench.report.robustbench import Import, read_model_info, write_results
-from deatbench.report.robustbench_export import export
+from deatbench.report.reference.robustbench import Import, read_model_info, write_results
+from deatbench.report.reference.robustbench_export import export
+from deatbench.report.standings.boards import boards_of
 from deatbench.store import Home, read_record
 
 MADE_UP = {

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, ttest_1samp
 
-from deatbench.report.comparison import newcombe
-from deatbench.report.significance import Standing, critical_differences, mcnemar, paired, tie_bands
+from deatbench.report.comparison.comparison import newcombe
+from deatbench.report.standings.significance import Standing, critical_differences, mcnemar, paired, tie_bands
 
 COUNTS = st.integers(0, 400)
 

@@ -14,11 +14,11 @@ from made_trainings import PLAIN_SGD, Made, inputs, made
 from markdown_it import MarkdownIt
 
 from deatbench.records import Flag, Metric
-from deatbench.report.boards import boards_of
 from deatbench.report.inputs import Inputs
-from deatbench.report.races import Race, races_of, targets_of
 from deatbench.report.rendering import MARK
-from deatbench.report.time_page import time_pages
+from deatbench.report.standings.boards import boards_of
+from deatbench.report.time.page import time_pages
+from deatbench.report.time.races import Race, races_of, targets_of
 
 HOSTILE = [
     "<script>window.pwned=1</script>",

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from deatbench.records import PublishedResult, Threat, parse_eps
-from deatbench.report.percentages import share_of
+from deatbench.report.reference.percentages import share_of
 
 PUBLISHED_RESULTS = Path(__file__).with_name("published_results.csv")
 DEAT_TABLE_2 = Path(__file__).with_name("deat_table2.csv")

@@ -193,8 +193,9 @@
     const text = dialog.querySelector("textarea");
     function fill() {
       const rows = items.flatMap((item) => (item.rows ? (item.folded ? item.rows : []) : [item]));
-      const copied = new Set(columns.flatMap((column) => [column, ...column.under.map((key) => view.byKey.get(key))]));
-      text.value = formats[dialog.querySelector("input:checked").value](rows, [...copied]);
+      const beneath = ({ under }) => under.map((key) => view.byKey.get(key)).filter((column) => !columns.includes(column));
+      const copied = columns.flatMap((column) => [column, ...beneath(column)]);
+      text.value = formats[dialog.querySelector("input:checked").value](rows, copied);
       find("copied").textContent = `${number(rows.length)} rows in view, columns as shown`;
       text.select();
     }

@@ -44,7 +44,7 @@ const formats = (() => {
     const line = (cells) => `| ${cells.join(" | ")} |`;
     const right = (column) => ["band", "accuracy", "amount"].includes(column.kind);
     return [
-      line(columns.map((column) => column.title)),
+      line(columns.map((column) => markdown(column.title))),
       `|${columns.map((column) => (right(column) ? "--:|" : "---|")).join("")}`,
       ...rows.map((row) => line(columns.map((column) => markdown(board.text(row, column))))),
     ].join("\n");

@@ -77,7 +77,7 @@ const make = (() => {
   function name(row, column) {
     const button = element("button", { type: "button", class: "open", "aria-expanded": "false" },
       element("span", {}, row.cells[board.place.model]));
-    const th = element("th", { scope: "row", class: "name" }, button);
+    const th = element("th", { scope: "row", class: `name ${column.key}` }, button);
     beneath(th, row, column);
     return th;
   }

@@ -1,0 +1,1 @@
+"""Is everything that is committed in order, and what has changed?"""

@@ -1,0 +1,1 @@
+"""DEAT's claim beside what was measured."""

@@ -1,0 +1,1 @@
+"""The page of one model, and its card in the zoo."""

@@ -1,0 +1,1 @@
+"""Which training gets to a robust accuracy first."""

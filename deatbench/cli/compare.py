@@ -16,7 +16,7 @@ from deatbench.errors import ConfigError, MissingError
 
 if TYPE_CHECKING:
     from deatbench.records import EvaluationRecord
-    from deatbench.report.comparison import Comparison, Difference
+    from deatbench.report.comparison.comparison import Comparison, Difference
     from deatbench.store import Home
 
 
@@ -44,8 +44,8 @@ def compare(models: tuple[str, ...], checkpoint: str | None, home: Path, as_json
       deatbench compare A B --checkpoint last
     """
     from deatbench.records import Diagnostics
-    from deatbench.report.comparison import LETTERS
-    from deatbench.report.comparison import compare as compare_records
+    from deatbench.report.comparison.comparison import LETTERS
+    from deatbench.report.comparison.comparison import compare as compare_records
     from deatbench.store import Home, read_record
 
     if not 2 <= len(models) <= len(LETTERS):
@@ -116,7 +116,7 @@ def _choose(candidates: Sequence[tuple[str, list[EvaluationRecord]]]) -> list[Ev
 
     Among several such boards the one with the most images is taken, and said.
     """
-    from deatbench.report.runs import Run
+    from deatbench.report.standings.runs import Run
 
     boards = [{_board(record): None for record in records} for _, records in candidates]
     common = [board for board in boards[0] if all(board in others for others in boards[1:])]
@@ -144,7 +144,7 @@ def _threat(record: EvaluationRecord) -> str:
 def _print(comparison: Comparison) -> None:
     """Who is who, then each pair in words and numbers, then classes."""
     from deatbench.cli.tables import TITLES, print_table, share
-    from deatbench.report.comparison import LETTERS
+    from deatbench.report.comparison.comparison import LETTERS
     from deatbench.report.escape import plain
 
     first = comparison.records[0]

@@ -65,7 +65,7 @@ def check(home: Path, pages: bool, as_json: bool) -> None:
       deatbench leaderboard check --pages --home ~/robustness
     """
     from deatbench.errors import MismatchError
-    from deatbench.report.audit import audit
+    from deatbench.report.audit.audit import audit
     from deatbench.store import Home
 
     found = audit(Home(home.expanduser()), pages=pages)
@@ -98,9 +98,9 @@ def diff(old: Path, new: Path | None, home: Path, as_json: bool) -> None:
       deatbench leaderboard diff ../before . --json
     """
     from deatbench.errors import MissingError
-    from deatbench.report.difference import difference
-    from deatbench.report.difference_page import as_json as to_json
-    from deatbench.report.difference_page import as_markdown
+    from deatbench.report.audit.difference import difference
+    from deatbench.report.audit.difference_page import as_json as to_json
+    from deatbench.report.audit.difference_page import as_markdown
     from deatbench.report.inputs import read_inputs
     from deatbench.store import Home
 
@@ -139,7 +139,7 @@ def robustbench(path: Path, home: Path, as_json: bool) -> None:
     """
     from deatbench.errors import MissingError
     from deatbench.report.escape import plain
-    from deatbench.report.robustbench import read_model_info, write_results
+    from deatbench.report.reference.robustbench import read_model_info, write_results
     from deatbench.store import Home
 
     place = Home(home.expanduser())
@@ -174,9 +174,9 @@ def export(target: str, out: Path, home: Path, as_json: bool) -> None:
     Example:
       deatbench leaderboard export --to robustbench --out model_info
     """
-    from deatbench.report.boards import boards_of
     from deatbench.report.inputs import read_inputs
-    from deatbench.report.robustbench_export import export as files_for
+    from deatbench.report.reference.robustbench_export import export as files_for
+    from deatbench.report.standings.boards import boards_of
     from deatbench.store import Home, atomic_write_text
 
     made = files_for(boards_of(read_inputs(Home(home.expanduser()))))

@@ -104,7 +104,7 @@ def reproduce(ctx: click.Context, **given: Any) -> None:
 
 def _record_path(text: str, home: Home) -> Path:
     """The record at that path, or the one that ranks the zoo model of that id."""
-    from deatbench.report.zoo import ZooModel
+    from deatbench.report.model.zoo import ZooModel
     from deatbench.store import safe_name
 
     path = Path(text).expanduser()

@@ -48,9 +48,9 @@ def forecast(sweep: Sweep, ledger: Ledger, around: Surroundings, executor: Execu
     """Plans all runs, times a few kinds of them for seconds each. Writes no file."""
     plan = ledger.plan(sweep, around)
     runs = by_run(plan)
-    finished = ledger.gather(runs)
+    finished = ledger.finished(runs)
     torch.set_num_threads(executor.threads)
-    kinds = _timed(_alike(sweep, plan, runs.keys() - finished.keys()), around)
+    kinds = _timed(_alike(sweep, plan, runs.keys() - finished), around)
     known = [kind for kind in kinds if kind.seconds is not None]
     count = sum(kind.runs for kind in known)
     mean = sum(kind.runs * (kind.seconds or 0.0) for kind in known) / count if count else 0.0

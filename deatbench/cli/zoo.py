@@ -15,7 +15,7 @@ from deatbench.cli import options
 if TYPE_CHECKING:
     from deatbench.pipeline.checks import Check
     from deatbench.records import ModelCard
-    from deatbench.report.zoo import ZooModel
+    from deatbench.report.model.zoo import ZooModel
     from deatbench.store import Home, RunFolder
 
 
@@ -54,8 +54,8 @@ def list_models(dataset: str | None, method: str | None, arch: str | None, home:
     """
     from deatbench.cli.tables import accuracy, print_table
     from deatbench.report.escape import plain
-    from deatbench.report.runs import AUTOATTACK, WORST_CASE
-    from deatbench.report.zoo import ZooModel
+    from deatbench.report.model.zoo import ZooModel
+    from deatbench.report.standings.runs import AUTOATTACK, WORST_CASE
     from deatbench.store import Home
 
     models = [ZooModel.read(folder) for folder in Home(home.expanduser()).zoo_entries()]
@@ -98,7 +98,7 @@ def show(model_id: str, home: Path, as_json: bool) -> None:
     """
     from deatbench.cli.tables import print_evaluations, print_table
     from deatbench.report.escape import plain
-    from deatbench.report.zoo import ZooModel
+    from deatbench.report.model.zoo import ZooModel
 
     (entry,) = _named([model_id], home)
     model = ZooModel.read(entry)

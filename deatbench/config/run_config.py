@@ -121,12 +121,13 @@ class EvaluationPlan(_Config):
 class RunConfig(_Config):
     """One training run and its evaluation, complete: nothing else decides the result.
 
-    `augment` joins parts with "+": crop-flip+cutmix. `label_smoothing` is the share of the target that is spread over
-    all classes. `eps_warmup`: epochs in which the training's eps grows from 0, linearly. `ema`: decay of the average of
-    weights after every update, 0 for none. `swa_start`: share of the run after which weights are averaged epoch by
-    epoch; null for none. `shifted`: keep the end of DEAT's update at its shifted point too. `lr_batch`: lr is meant for batches of this size and grows with `batch_size`; null: as it is.
-    `guard`: what to do about catastrophic overfitting, a collapse to chance or a loss that is not finite: say so in the
-    record and go on where there is a way, stop, or go back to the last sound epoch with half the learning rate.
+    `augment` joins parts with "+": crop-flip+cutmix. `label_smoothing` is the share of the target that is spread
+    over all classes. `eps_warmup`: epochs in which the training's eps grows from 0, linearly. `ema`: decay of the
+    average of weights after every update, 0 for none. `swa_start`: share of the run after which weights are
+    averaged epoch by epoch; null for none. `shifted`: keep the end of DEAT's update at its shifted point too.
+    `lr_batch`: lr is meant for batches of this size and grows with `batch_size`; null: as it is. `guard`: what to
+    do about catastrophic overfitting, a collapse to chance or a loss that is not finite: say so in the record and
+    go on where there is a way, stop, or go back to the last sound epoch with half the learning rate.
     """
 
     recipe: str = "paper"

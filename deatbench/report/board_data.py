@@ -129,7 +129,7 @@ def _column(column: Column, rows: list[list[Any]], published: list[list[Any]], p
     about = {
         "key": _KEY.sub("-", column.key),
         "title": plain(column.title),
-        "help": plain(column.help),
+        "help": plain(column.help, 1000),
         "better": column.direction,
         "kind": column.kind,
         "under": column.under,

@@ -52,14 +52,15 @@ class Driver:
         self._runs = by_run(plan)
         self._asked = _first_points(sweep, plan)
         ledger.begin(sweep, plan)
-        self._entries = ledger.gather(self._runs)
-        self._failed = ledger.failed(self._runs.keys() - self._entries.keys())
+        self._lines = ledger.gather(self._runs)
+        self._failed = ledger.failed(self._runs.keys() - self._lines.keys())
         self._attempts: Counter[str] = Counter()
+        self._writing = 0.0
         self._write()
 
     def run(self, executor: Executor) -> Standing:
         """Do all that is not finished; returns how it ended. What has failed is in the standing, not raised."""
-        queue = deque(run_id for run_id in self._runs if run_id not in self._entries)
+        queue = deque(run_id for run_id in self._runs if run_id not in self._lines)
         out: set[str] = set()
         try:
             while queue or out:
@@ -79,8 +80,8 @@ class Driver:
 
     def standing(self) -> Standing:
         """How far it is."""
-        running = self.ledger.in_work(self._runs.keys() - self._entries.keys())
-        return Standing.of(self._runs, self._entries, running, self._failed)
+        running = self.ledger.in_work(self._runs.keys() - self._lines.keys())
+        return Standing.of(self._runs, self._lines, running, self._failed)
 
     def _task(self, run_id: str) -> Task:
         point = self._asked[run_id]
@@ -105,10 +106,10 @@ class Driver:
         self.ledger.finish(run_id)
         if error is None:
             try:
-                self._entries |= self.ledger.result(self._runs[run_id])
+                self._lines |= self.ledger.result(self._runs[run_id])
             except DeatbenchError as unreadable:
                 error = str(unreadable)
-        if run_id in self._entries:
+        if run_id in self._lines:
             self.ledger.forgive(run_id)
             self._failed.pop(run_id, None)
         else:
@@ -125,7 +126,7 @@ class Driver:
 
     def _write(self) -> None:
         started = time.monotonic()
-        self.ledger.write(self._entries)
+        self.ledger.write(self._lines)
         self._written = time.monotonic()
         self._writing = self._written - started
 

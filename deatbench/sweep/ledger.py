@@ -25,7 +25,7 @@ from deatbench.errors import ConfigError, DeatbenchError, MissingError
 from deatbench.records import Identifier, Record
 from deatbench.store import Home, atomic_write_text, parse_json, read_record, safe_name, write_record
 from deatbench.sweep.points import Planned, Surroundings, configured, from_lines, planned, to_lines
-from deatbench.sweep.results import files_of, read_lines, result_of
+from deatbench.sweep.results import dump_line, files_of, is_finished, read_lines, result_of, to_line
 from deatbench.sweep.spec import Sweep
 
 LOCK_SECONDS = 1.0  # `status` holds the lock for a moment to see whether it is free
@@ -58,7 +58,7 @@ class Standing:
     @classmethod
     def of(
         cls,
-        runs: Mapping[str, Sequence[Planned]],
+        runs: Runs,
         finished: Sized,
         running: Mapping[str, str],
         failed: Mapping[str, Failure],
@@ -74,7 +74,7 @@ class Standing:
         return self.runs - self.finished - len(self.running) - len(self.failed)
 
 
-Entry = dict[str, Any]  # a line of results.jsonl, parsed
+Runs = Mapping[str, Sequence[Planned]]  # by id, with the points that each stands for
 
 
 class Ledger:
@@ -119,7 +119,7 @@ class Ledger:
     def plan(self, sweep: Sweep, around: Surroundings) -> list[Planned]:
         """The runs of all points: those on file where they are of this sweep, else configured now. Writes nothing."""
         known = self.planned()
-        if len(known) == len(sweep) and not self.differs(sweep):
+        if len(known) == sweep.count and not self.differs(sweep):
             first = configured(next(iter(sweep)), around)  # another device, another version: other runs
             if (first.run_id, first.evaluation.digest) == (known[0].run_id, known[0].evaluation):
                 return known
@@ -131,7 +131,7 @@ class Ledger:
 
     def planned(self) -> list[Planned]:
         """The points on file; none before the sweep has begun."""
-        return from_lines(read_lines(self.points))
+        return from_lines(read_lines(self.points), str(self.points))
 
     def begin(self, sweep: Sweep, plan: list[Planned]) -> None:
         """Write down what is to be done. Nobody is at work."""
@@ -142,30 +142,46 @@ class Ledger:
         for path in self.running.iterdir():
             path.unlink()
 
-    def gather(self, runs: Mapping[str, Sequence[Planned]]) -> dict[str, Entry]:
-        """The results of all finished runs among `runs` (by id, with their points). Writes nothing."""
-        written = self.results.stat().st_mtime_ns if self.results.is_file() else 0
-        entries = {}
-        for entry in read_lines(self.results):
-            points = runs.get(str(entry.get("run_id"))) if isinstance(entry, dict) else None
-            if points and entry.get("evaluation") == points[0].evaluation and not self._renewed(entry, written):
-                entry["points"] = [{"label": point.label, "settings": point.settings} for point in points]
-                entries[entry["run_id"]] = entry
+    def gather(self, runs: Runs) -> dict[str, str]:
+        """The results of all finished runs by their ids, each a line of JSON. Writes nothing."""
+        lines = self._kept(runs)
         for run_id, points in runs.items():
-            if run_id not in entries:
+            if run_id not in lines:
                 with contextlib.suppress(DeatbenchError):  # the attempt to run it will say what is wrong
-                    entries |= self.result(points)
-        return entries
+                    lines |= self.result(points)
+        return lines
 
-    def result(self, points: Sequence[Planned]) -> dict[str, Entry]:
+    def finished(self, runs: Runs) -> set[str]:
+        """The ids of finished runs: what `gather` would find, without reading the records."""
+        done = set(self._kept(runs))
+        done |= {run_id for run_id in runs.keys() - done if is_finished(self.home.run(run_id), runs[run_id][0])}
+        return done
+
+    def result(self, points: Sequence[Planned]) -> dict[str, str]:
         """The result of one run under its id; nothing if it is not finished. Raises what reading records raises."""
         result = result_of(self.home.run(points[0].run_id), points)
-        return {} if result is None else {result.run_id: result.model_dump(mode="json")}
+        return {} if result is None else {result.run_id: to_line(result)}
 
-    def write(self, entries: Mapping[str, Entry]) -> None:
+    def write(self, lines: Mapping[str, str]) -> None:
         """Write results.jsonl."""
-        lines = (json.dumps(entries[run_id], separators=(",", ":"), ensure_ascii=False) for run_id in sorted(entries))
-        atomic_write_text(self.results, "".join(f"{line}\n" for line in lines))
+        atomic_write_text(self.results, "".join(f"{lines[run_id]}\n" for run_id in sorted(lines)))
+
+    def _kept(self, runs: Runs) -> dict[str, str]:
+        """The lines of results.jsonl that still say what the run folders say. Raises ConfigError on a broken one."""
+        written = _mtime_ns(self.results)
+        lines = {}
+        for number, line in enumerate(read_lines(self.results), 1):
+            try:
+                entry = json.loads(line)
+                points = runs.get(entry["run_id"])
+                if points and entry["evaluation"] == points[0].evaluation and not self._renewed(entry, written):
+                    told = [{"label": point.label, "settings": point.settings} for point in points]
+                    same = entry["points"] == told
+                    lines[entry["run_id"]] = line if same else dump_line(entry | {"points": told})
+            except (ValueError, TypeError, KeyError) as error:
+                hint = "delete the line; it is made again from the run's folder"
+                raise ConfigError(f"{self.results}: line {number} is no result", hint) from error
+        return lines
 
     def fail(self, run_id: str, error: str, trace: str) -> Failure:
         """Write down a failed attempt."""
@@ -203,15 +219,13 @@ class Ledger:
         if not plan:
             raise MissingError(f"no sweep in {self.folder}", "`deatbench sweep` begins one")
         runs = by_run(plan)
-        entries = self.gather(runs)
-        left = runs.keys() - entries.keys()
-        return Standing.of(runs, entries, self.in_work(left) if self.held() else {}, self.failed(left))
+        finished = self.finished(runs)
+        left = runs.keys() - finished
+        return Standing.of(runs, finished, self.in_work(left) if self.held() else {}, self.failed(left))
 
-    def _renewed(self, entry: Entry, written: int) -> bool:
+    def _renewed(self, entry: dict[str, Any], written: int) -> bool:
         """Whether the run has younger records than the line."""
-        folder = self.home.run(entry["run_id"])
-        weights = entry.get("weights")
-        paths = files_of(folder, entry["evaluation"], weights if isinstance(weights, dict) else ())
+        paths = files_of(self.home.run(entry["run_id"]), entry["evaluation"], entry["weights"])
         return any(_mtime_ns(path) > written for path in paths)
 
 

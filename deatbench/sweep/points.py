@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from deatbench.errors import ConfigError, UnknownNameError
+from deatbench.errors import ConfigError
 from deatbench.sweep.spec import NAMES, Point, Settings, Sweep
 
 if TYPE_CHECKING:
     from deatbench.config import RunConfig
+
+
+LONGEST_LABEL = 120  # in a message
 
 
 @dataclass(frozen=True)
@@ -58,15 +62,13 @@ def configured(point: Point, around: Surroundings) -> RunConfig:
 
     from deatbench.pipeline import configure
 
-    names, overrides, flags = _parts(point)
     try:
+        names, overrides, flags = _parts(point)
         return configure(
             **names, overrides=overrides, flags=flags, device=torch.device(around.device), data_dir=around.data_dir
         )
-    except UnknownNameError as error:
-        raise ConfigError(f"{error.message} at {point.label}", error.hint) from error
     except ConfigError as error:
-        raise ConfigError(f"at {point.label}: {error.message}", error.hint) from error
+        raise ConfigError(f"at {shorten(point.label, LONGEST_LABEL)}: {error.message}", error.hint) from error
 
 
 def command(point: Point) -> str:
@@ -86,12 +88,12 @@ def _parts(point: Point) -> tuple[dict[str, str], list[str], dict[str, Any]]:
     names = {name: asked.pop(name) for name in NAMES if name in asked}
     for name in ("arch", "method", "dataset"):
         if name not in names:
-            raise ConfigError(f"no {name} at {point.label}", f"name one in base, or give an axis {name!r}")
+            raise ConfigError(f"no {name}", f"name one in base, or give an axis {name!r}")
     for name, value in names.items():
         if not isinstance(value, str):
-            raise ConfigError(f"{name}={value!r} at {point.label} is no name")
+            raise ConfigError(f"{name}={value!r} is no name")
     if names["dataset"] == "auto":
-        raise ConfigError(f"dataset=auto at {point.label}", "a sweep says which")
+        raise ConfigError("dataset=auto", "a sweep says which")
     flags = {"seed": asked.pop("seed")} if "seed" in asked else {}
     return names, [f"{key}={_written(json.dumps(value))}" for key, value in asked.items()], flags
 
@@ -108,11 +110,16 @@ def to_lines(points: list[Planned]) -> str:
     return "".join(json.dumps(vars(point), ensure_ascii=False) + "\n" for point in points)
 
 
-def from_lines(lines: Iterator[Any]) -> list[Planned]:
-    """The inverse of `to_lines`, from parsed lines. Raises ConfigError on what it did not write."""
-    try:
-        return [Planned(**line) for line in lines]
-    except TypeError as error:
-        raise ConfigError(
-            "a line of points.jsonl is no point", "delete the file; the same command writes it"
-        ) from error
+def from_lines(lines: Iterable[str], where: str) -> list[Planned]:
+    """The inverse of `to_lines`. Raises ConfigError on a line that it did not write."""
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            point = Planned(**json.loads(line))
+            if [type(value) for value in vars(point).values()] != [str, str, str, dict]:
+                raise TypeError("fields of other types")
+            found.append(point)
+        except (ValueError, TypeError) as error:
+            hint = "delete the file; the same command writes it anew"
+            raise ConfigError(f"{where}: line {number} is no point", hint) from error
+    return found

@@ -19,7 +19,7 @@ from deatbench.records import (
     SweepResult,
     TrainingRecord,
 )
-from deatbench.store import RunFolder, parse_json, read_record
+from deatbench.store import RunFolder, read_record
 from deatbench.sweep.points import Planned
 
 MAX_LINE_BYTES = 4 * 2**20
@@ -28,6 +28,15 @@ MAX_LINE_BYTES = 4 * 2**20
 def files_of(folder: RunFolder, evaluation: str, checkpoints: Iterable[str]) -> list[Path]:
     """The files that a result is made from if these weights were kept and measured by this plan."""
     return [folder.training, *(folder.evaluations / f"{name}-{evaluation}.json" for name in checkpoints)]
+
+
+def is_finished(folder: RunFolder, point: Planned) -> bool:
+    """Whether `result_of` would find a result, as far as can be seen from which files there are."""
+    try:
+        weights = json.loads(folder.training.read_bytes())["weights"]
+        return all(path.is_file() for path in files_of(folder, point.evaluation, weights))
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def result_of(folder: RunFolder, points: Sequence[Planned]) -> SweepResult | None:
@@ -89,15 +98,20 @@ def _short(value: float | None) -> float | None:
 
 def to_line(result: SweepResult) -> str:
     """The result as one line of JSON."""
-    return json.dumps(result.model_dump(mode="json"), separators=(",", ":"), ensure_ascii=False)
+    return dump_line(result.model_dump(mode="json"))
 
 
-def read_lines(path: Path) -> Iterator[Any]:
-    """The values in a file of one JSON text a line; none where it is not there. Raises ConfigError naming the line."""
+def dump_line(value: Any) -> str:
+    """JSON without blanks."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a file; none where it is not there. Raises ConfigError on one that is too long."""
     if not path.exists():
         return
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
             if len(line) > MAX_LINE_BYTES:
                 raise ConfigError(f"{path}: line {number} is longer than {MAX_LINE_BYTES >> 20} MiB")
-            yield parse_json(line.decode("utf-8", errors="replace"), f"{path}: line {number}")
+            yield line.decode("utf-8", errors="replace").rstrip("\n")

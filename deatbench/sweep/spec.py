@@ -113,8 +113,9 @@ class Sweep:
         """Points of the whole grid."""
         return math.prod(len(axis.values) for axis in self.axes) if self.axes else 0
 
-    def __len__(self) -> int:
-        """How many points it has."""
+    @property
+    def count(self) -> int:
+        """How many points it has: any number, where the file has not been checked."""
         return (self.spec.sample.n if self.spec.sample else self.grid) + len(self.spec.points)
 
     def __iter__(self) -> Iterator[Point]:
@@ -216,13 +217,13 @@ def _check(sweep: Sweep) -> None:
         if LABEL in single and not isinstance(single[LABEL], str):
             raise ConfigError(f"points: {LABEL}={single[LABEL]!r:.60} is no text")
         _plain({key: value for key, value in single.items() if key != LABEL}, "points")
-    if not len(sweep):
+    if not sweep.count:
         raise ConfigError("empty grid: there are neither axes nor points")
     if spec.sample and spec.sample.n > sweep.grid:
         raise ConfigError(f"a sample of {spec.sample.n:,} points from a grid of {sweep.grid:,}")
-    if len(sweep) > MAX_POINTS:
+    if sweep.count > MAX_POINTS:
         hint = "`sample: {n: 100}` takes some at random"
-        raise ConfigError(f"{len(sweep):,} points are more than the limit of {MAX_POINTS:,}", hint)
+        raise ConfigError(f"{sweep.count:,} points are more than the limit of {MAX_POINTS:,}", hint)
     setters: dict[str, str] = {}
     for axis in sweep.axes:
         for key in {key for _, settings in axis.values for key in settings}:

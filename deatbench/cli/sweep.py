@@ -79,7 +79,7 @@ def run(
     if dry_run:
         from deatbench.cli.sweep_forecast import forecast, print_forecast
 
-        with data_on_stdout():
+        with data_on_stdout(), workers:
             found = forecast(asked, ledger, around, workers)
         print_forecast(found, as_json)
         return

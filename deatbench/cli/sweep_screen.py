@@ -68,8 +68,10 @@ class LiveWatch(LineWatch):
         self.standing = standing
         self._first = standing.finished if self._first is None else self._first
         table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", style="dim")
         for run_id, progress in islice(standing.running.items(), MAX_SHOWN):
-            table.add_row(Text(plain(standing.labels[run_id])), Text(plain(progress), style="dim"))
+            table.add_row(Text(plain(standing.labels[run_id])), Text(plain(progress)))
         self._live.update(Group(table, Text(self.summary())))
 
     def _say(self, line: str) -> None:

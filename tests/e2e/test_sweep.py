@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import pytest
 from cli_runs import Done, call, environment, files
 from sweep_runs import TINY, results
 
-from deatbench.records import TrainingRecord
+from deatbench.records import EvaluationRecord, TrainingRecord
 from deatbench.store import Home, read_record
-from deatbench.sweep import Ledger
+from deatbench.sweep import Ledger, Surroundings, configured, load_sweep
+from deatbench.sweep.task import Outcome, Task, attempt
 
 MIXED = TINY + "axes: {seed: [0]}\npoints:\n  - {label: diverges, seed: 0, optimizer.lr: 1.0e+30}\n"
 GRID = TINY + "axes:\n  update: {sgd: {}, deat: {method: deat}}\n  seed: [0, 1]\n"
@@ -83,6 +85,25 @@ def test_thousands_of_runs_are_not_timed_one_by_one(tmp_path: Path, capsys: pyte
     assert "many: 2,000 runs, 0 finished, 2,000 left" in done.out
     assert done.out.count("like ") == 1
     assert not (tmp_path / "home").exists()
+
+
+def test_half_an_evaluation_that_stands_in_the_way_is_dropped(mixed: Path, ended: object) -> None:
+    """As when it was begun with another number of threads: the second attempt begins it anew."""
+    (result,) = results(mixed / "sweeps" / "mixed" / "results.jsonl")
+    home, point = Home(mixed), next(iter(load_sweep(str(mixed / "mixed.yaml"))))
+    folder = home.run(result["run_id"])
+    path = folder.evaluations / f"best-{result['evaluation']}.json"
+    verdicts = read_record(path, EvaluationRecord).samples
+    progress = home.evaluations / ".unfinished" / read_record(path, EvaluationRecord).id
+    path.unlink()
+    progress.mkdir(parents=True)
+    (progress / "key.json").write_text('{"workers": 64}')
+    config = configured(point, Surroundings("cpu")).model_dump(mode="json")
+    task = Task(folder.path.name, config, "deatbench run", mixed, None, mixed / "progress.json")
+    assert "progress of another evaluation" in str(attempt(task).error)
+    assert attempt(replace(task, again=True)) == Outcome(task.run_id)
+    assert read_record(path, EvaluationRecord).samples == verdicts
+    assert not (mixed / "progress.json").exists()
 
 
 # -- kills

@@ -81,18 +81,16 @@ class _Words:
 
 def board_document(board: Board, columns: Sequence[Column]) -> Markup:
     """The document of a board as the text of a script element."""
-    words = _Words()
-    prefix = f"{board.dataset}-"
-    n = usual_n(board)
+    encoder = _Encoder(board, columns)
     comparable = _comparable(board)
-    rows = [_row(row, columns, words, n, prefix, comparable=id(row) in comparable) for row in board.rows]
-    published = [_published(result, columns, words) for result in sorted(board.published, key=published_order)]
+    rows = [encoder.row(row, comparable=id(row) in comparable) for row in board.rows]
+    published = [encoder.published(result) for result in sorted(board.published, key=published_order)]
     head = {
         "columns": [_column(column, rows, published, place) for place, column in enumerate(columns)],
         "sections": list(SECTIONS.values()),
-        "words": words.listed(),
-        "n": n,
-        "prefix": plain(prefix),
+        "words": encoder.words.listed(),
+        "n": encoder.n,
+        "prefix": encoder.prefix,
         "board": plain(f"{board.dataset} {board.threat.norm} {board.threat.eps_text}"),
     }
     lines = Markup(",\n").join(Markup("{}:{}").format(_json(key), _json(value)) for key, value in head.items())
@@ -147,29 +145,72 @@ def _column(column: Column, rows: list[list[Any]], published: list[list[Any]], p
     return about
 
 
-def _row(row: Row, columns: Sequence[Column], words: _Words, n: int, prefix: str, *, comparable: bool) -> list[Any]:
-    accuracies = [column.key for column in columns if column.kind == "accuracy"]
-    return [
-        int(row.section),
-        [_cell(column.read(row), column, words, n) for column in columns],
-        [_run(run, row, accuracies, words, n, prefix, comparable=comparable) for run in row.runs],
-        [words.of(fact) for fact in facts(row)],
-        [[words.of(title), words.of(sentence, 1000)] for title, sentence in doubts(row)],
-    ]
+class _Encoder:
+    """Rows of one board as arrays; texts that repeat go into its words."""
+
+    def __init__(self, board: Board, columns: Sequence[Column]) -> None:
+        self.columns = columns
+        self.words = _Words()
+        self.n = usual_n(board)
+        self.prefix = plain(f"{board.dataset}-")
+        self._accuracies = [column.key for column in columns if column.kind == "accuracy"]
+
+    def row(self, row: Row, *, comparable: bool) -> list[Any]:
+        of = self.words.of
+        return [
+            int(row.section),
+            [self._cell(column.read(row), column) for column in self.columns],
+            [self._run(run, row, comparable=comparable) for run in row.runs],
+            [of(fact) for fact in facts(row)],
+            [[of(title), of(sentence, 1000)] for title, sentence in doubts(row)],
+        ]
+
+    def published(self, result: PublishedResult) -> list[Any]:
+        attacked = result.best_known_acc is not None or result.autoattack_acc is not None
+        section = Section.FLAGGED if result.unreliable else Section.RANKED if attacked else Section.NO_AUTOATTACK
+        behind, value = published_order(result)
+        return [
+            int(section),
+            _millionths(-value) - 1_000_000 * behind,
+            [self._cell(column.quote(result), column) for column in self.columns],
+            [self.words.of(fact) for fact in published_facts(result)],
+            result.url or 0,
+        ]
+
+    def _cell(self, value: Any, column: Column) -> Any:
+        if value is None:
+            return None if column.kind == "amount" else 0
+        if isinstance(value, Accuracy):
+            return _accuracy(value, self.n)
+        if column.kind == "word":
+            return self.words.of(str(value))
+        if column.kind == "words":
+            return [self.words.of(text) for text in value]
+        if column.kind == "amount":
+            return to_tenth(value)
+        return plain(value) if column.kind == "name" else value
+
+    def _run(self, run: Run, row: Row, *, comparable: bool) -> list[Any]:
+        name, training, of = plain(run.model.name), run.training, self.words.of
+        found = [accuracy_of(run, key) for key in self._accuracies if len(row.runs) > 1]
+        return [
+            0 if name == self.prefix + plain(row.label) else name,
+            [_accuracy(accuracy, self.n) if accuracy else 0 for accuracy in found] or 0,
+            training.seed if training else None,
+            training.checkpoint_epoch if training else None,
+            of(duration(training.seconds)) if training else 0,
+            of(run.evaluations[-1].created[:10]),
+            of(run.tier.words),
+            of(run.page, name=name) if run.page else 0,
+            [of(record.command, LONGEST_COMMAND, name) for record in run.evaluations],
+            *([run_key(run)] if comparable else []),
+        ]
 
 
-def _cell(value: Any, column: Column, words: _Words, n: int) -> Any:
-    if value is None:
-        return None if column.kind == "amount" else 0
-    if isinstance(value, Accuracy):
-        return _accuracy(value, n)
-    if column.kind == "word":
-        return words.of(str(value))
-    if column.kind == "words":
-        return [words.of(text) for text in value]
-    if column.kind == "amount":
-        return to_tenth(value)
-    return plain(value) if column.kind == "name" else value
+def published_order(result: PublishedResult) -> tuple[bool, float]:
+    """Sort key of a published result: by the lowest accuracy known, those under PGD alone behind, as upper bounds."""
+    known = [value for value in (result.best_known_acc, result.autoattack_acc) if value is not None]
+    return not known, -min(known, default=result.pgd_acc or 0.0)
 
 
 def _accuracy(value: Accuracy, n: int) -> list[int]:
@@ -195,41 +236,3 @@ def _millionths(share: float) -> int:
     """
     exact, tenths = round(1_000_000 * share), _tenths(share)
     return min(max(exact, 1000 * tenths - 500), 1000 * tenths + 499)
-
-
-def _run(
-    run: Run, row: Row, accuracies: list[str], words: _Words, n: int, prefix: str, *, comparable: bool
-) -> list[Any]:
-    name, training = plain(run.model.name), run.training
-    own = [_accuracy(found, n) if (found := accuracy_of(run, key)) else 0 for key in accuracies if len(row.runs) > 1]
-    return [
-        0 if name == plain(prefix) + plain(row.label) else name,
-        own or 0,
-        training.seed if training else None,
-        training.checkpoint_epoch if training else None,
-        words.of(duration(training.seconds)) if training else 0,
-        words.of(run.evaluations[-1].created[:10]),
-        words.of(run.tier.words),
-        words.of(run.page, name=name) if run.page else 0,
-        [words.of(record.command, LONGEST_COMMAND, name) for record in run.evaluations],
-        *([run_key(run)] if comparable else []),
-    ]
-
-
-def published_order(result: PublishedResult) -> tuple[bool, float]:
-    """Sort key of a published result: by the lowest accuracy known, those under PGD alone behind, as upper bounds."""
-    known = [value for value in (result.best_known_acc, result.autoattack_acc) if value is not None]
-    return not known, -min(known, default=result.pgd_acc or 0.0)
-
-
-def _published(result: PublishedResult, columns: Sequence[Column], words: _Words) -> list[Any]:
-    attacked = result.best_known_acc is not None or result.autoattack_acc is not None
-    section = Section.FLAGGED if result.unreliable else Section.RANKED if attacked else Section.NO_AUTOATTACK
-    behind, value = published_order(result)
-    return [
-        int(section),
-        _millionths(-value) - 1_000_000 * behind,
-        [_cell(column.quote(result), column, words, 0) for column in columns],
-        [words.of(fact) for fact in published_facts(result)],
-        result.url or 0,
-    ]

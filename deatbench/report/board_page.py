@@ -23,7 +23,7 @@ from deatbench.report.standings.rows import Row, Section
 from deatbench.report.standings.runs import AUTOATTACK, WORST_CASE, Run
 from deatbench.report.wording import NOTHING, interval, percent
 
-SCRIPTS = ("board_data.js", "board_table.js", "board_rows.js", "board_copy.js", "board.js")
+SCRIPTS = ("board_data.js", "board_table.js", "board_rows.js", "board_copy.js", "board.js", "board_dialogs.js")
 INDEX_TITLES = (
     "Best row",
     "Method",

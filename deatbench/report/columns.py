@@ -178,9 +178,9 @@ def _size(value: float) -> str:
 
 
 BAND_HELP = (
-    "The ranks that the images do not rule out: a row at 2–5 is significantly worse than one other row and better than all "
-    "from the 6th on. Pairs are tested on the same images (exact McNemar test, over seeds a t-test, 5 %), else by whether "
-    "their intervals overlap. – where a row is not ranked."
+    "The ranks that the images do not rule out: a row at 2–5 is significantly worse than one other row and better than "
+    "all from the 6th on. Pairs are tested on the same images (exact McNemar test, over seeds a t-test, 5 %), else by "
+    "whether their intervals overlap. – where a row is not ranked."
 )
 _WHO = (
     Column("rank", "Rank", BAND_HELP, "lower", "band", lambda r: r.band, shown=True),

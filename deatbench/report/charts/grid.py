@@ -10,7 +10,7 @@ from deatbench.report.charts.axes import Axis
 from deatbench.report.charts.heatmap import READABLE
 from deatbench.report.charts.svg import WIDE, element, extent, figure, number, shortened, text
 
-LEAST, HIGH, WIDEST = 0.04, 34.0, 92.0  # opacity of the smallest value; px of a cell
+LEAST, HIGH, WIDEST = 0.04, 40.0, 92.0  # opacity of the smallest value; px of a cell
 
 
 def grid(
@@ -24,7 +24,7 @@ def grid(
     description: str,
     rows_title: str,
     columns_title: str,
-    outlined: Mapping[tuple[int, int], str] | None = None,
+    named: Mapping[tuple[int, int], tuple[str, str]] | None = None,
     digits: int = 1,
     width: int = WIDE,
 ) -> Markup:
@@ -32,11 +32,11 @@ def grid(
 
     Args:
         axis: what the values are; only its title and whether they are shares matter.
-        outlined: cells with a frame, and what each is called (in its tooltip).
+        named: cells with a frame: a word below the value, and what it means (in the tooltip).
         key: makes the ids, unique on a page.
     """
     drawn = {place: value for place, value in values.items() if axis.drawable(value)}
-    drawing = _Drawing(drawn, rows, columns, axis, (rows_title, columns_title), outlined or {}, digits, width)
+    drawing = _Drawing(drawn, rows, columns, axis, (rows_title, columns_title), named or {}, digits, width)
     height = drawing.bottom + 30
     return figure(*drawing.parts(), key=key, title=title, description=description, width=width, height=height)
 
@@ -49,12 +49,12 @@ class _Drawing:
         columns: Sequence[str],
         axis: Axis,
         titles: tuple[str, str],
-        outlined: Mapping[tuple[int, int], str],
+        named: Mapping[tuple[int, int], tuple[str, str]],
         digits: int,
         width: float,
     ) -> None:
         self.values, self.rows, self.columns, self.axis = values, rows, columns, axis
-        self.titles, self.outlined, self.digits = titles, outlined, digits
+        self.titles, self.named, self.digits = titles, named, digits
         self.low, self.high = min(values.values(), default=0.0), max(values.values(), default=0.0)
         self.left = min(max((extent(name) for name in rows), default=0.0), width * 0.3) + 10
         self.cell = min(WIDEST, (width - self.left) / max(1, len(columns)))
@@ -86,16 +86,19 @@ class _Drawing:
         x, y = self._corner(row, column)
         words = f"{self.titles[0]} {self.rows[row]} · {self.titles[1]} {self.columns[column]}"
         words += f" · {self.axis.title} {self.axis.written(value, self.digits)}"
-        if (row, column) in self.outlined:
-            words += f" · {self.outlined[row, column]}"
+        tag, meaning = self.named.get((row, column), ("", ""))
+        words += f" · {meaning}" if meaning else ""
         yield element("title", words)
         yield element("rect", class_="cell", x=x, y=y, width=self.cell, height=HIGH, fill_opacity=self.shade(value))
         figures = self.axis.written(value, self.digits).removesuffix(" %")
+        below = bool(tag) and extent(tag) <= self.cell
         if extent(figures) <= self.cell:
-            yield text(x + self.cell / 2, y + HIGH / 2 + 4, figures, "middle")
+            yield text(x + self.cell / 2, y + HIGH / 2 + (-4 if below else 4), figures, "middle")
+        if below:
+            yield text(x + self.cell / 2, y + HIGH / 2 + 12, tag, "middle")
 
     def _frames(self) -> Iterator[Markup]:
-        for row, column in sorted(self.outlined):
+        for row, column in sorted(self.named):
             x, y = self._corner(row, column)
             wide, high = number(self.cell - 2), number(HIGH - 2)
             yield element("path", class_="right", d=f"M{number(x + 1)} {number(y + 1)}h{wide}v{high}h-{wide}z")

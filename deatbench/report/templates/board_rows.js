@@ -74,9 +74,12 @@ const make = (() => {
   // Published names are often no more than the method's: the architecture and the source tell them apart.
   const source = (row) => [board.text(row, view.byKey.get("arch")), words[row.facts[0]]];
 
+  // A long name may be broken behind its parts.
+  const breakable = (text) => text.split(/(?<=[-_.])(?=\w)/).flatMap((part, at) => (at ? [element("wbr"), part] : [part]));
+
   function name(row, column) {
     const button = element("button", { type: "button", class: "open", "aria-expanded": "false" },
-      element("span", {}, row.cells[board.place.model]));
+      element("span", {}, ...breakable(row.cells[board.place.model])));
     const th = element("th", { scope: "row", class: `name ${column.key}` }, button);
     beneath(th, row, column);
     return th;
@@ -112,14 +115,13 @@ const make = (() => {
 
   function runs(row) {
     const metrics = board.accuracies.map((column) => column.title);
-    const titles = ["Run", "Seed", "Epoch", ...metrics, "Training", "Date", "Verification"];
+    const titles = ["Run", ...metrics, "Seed", "Epoch", "Training", "Date", "Verification"];
     const body = board.runsOf(row).map((run) => element("tr", {},
       element("th", { scope: "row" }, run.page ? link(run.page, run.name) : run.name),
-      ...[run.seed, run.epoch].map((number) => element("td", {}, `${number ?? NOTHING}`)),
       ...run.accuracies.map((found) => element("td", {}, ...(found
         ? [`${found.provisional ? "≤ " : ""}${found.value} `,
           element("small", { class: "under" }, `${found.interval} · ${found.count}`)] : [NOTHING]))),
-      ...[run.time, run.date, run.tier].map((text) => element("td", {}, text))));
+      ...[run.seed, run.epoch, run.time, run.date, run.tier].map((text) => element("td", {}, `${text ?? NOTHING}`))));
     const header = element("tr", {}, ...titles.map((title) => element("th", { scope: "col" }, title)));
     return element("table", { class: "of-runs" }, element("thead", {}, header), element("tbody", {}, ...body));
   }
@@ -136,7 +138,7 @@ const make = (() => {
     if (row.url) facts.append(" · ", link(row.url, "source"));
     inside.append(facts);
     const commands = board.runsOf(row).flatMap((run) => run.commands);
-    if (commands.length) inside.append(element("pre", {}, commands.join("\n")));
+    if (commands.length) inside.append(element("pre", {}, [...new Set(commands)].join("\n")));
     return element("tr", { class: "runs", id }, element("td", { colspan: width }, inside));
   }
 

@@ -31,7 +31,8 @@ def report(folder: Path, home: Path, as_json: bool) -> None:
       deatbench report sweeps/mine --home ~/robustness
       deatbench report /scratch/me/sweeps/mine/results.jsonl --json
     """
-    from deatbench.report.sweeps import read_sweep, report_pages
+    from deatbench.report.sweeps.page import report_pages
+    from deatbench.report.sweeps.reading import read_sweep
     from deatbench.store import Home, atomic_write_text
 
     sweep = read_sweep(folder.expanduser().resolve())

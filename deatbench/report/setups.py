@@ -54,6 +54,16 @@ def optimizer(config: Mapping[str, Any], *, decay: bool = False) -> str:
     return ", ".join([plain(str(name), 60) if name else "?", *words])
 
 
+def in_short(params: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """What tells configurations of one architecture and method apart: `×0.125, lr 0.1, m 0.9`."""
+    sizes = [
+        f"×{setting(params[key])}" if key == "width" else f"{plain(key, 30)} {setting(params[key])}"
+        for key in sorted(params)
+    ]
+    words = optimizer(config).removeprefix("sgd, ").replace("momentum", "m") if part(config, "optimizer") else ""
+    return ", ".join(filter(None, (*sizes, words)))
+
+
 def method(config: Mapping[str, Any]) -> str:
     """The method's name: `trades`."""
     name = part(config, "method").get("name")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deatbench.report.board_page import board_pages, index_pages
+from deatbench.report.board.page import board_pages, index_pages
 from deatbench.report.comparison.page import compare_pages
 from deatbench.report.deat.page import deat_pages
 from deatbench.report.inputs import Inputs, read_inputs

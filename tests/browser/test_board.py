@@ -18,8 +18,8 @@ from published_factory import published
 from records_factory import evaluation, model_card, seeds, sha, training_info, training_record
 
 from deatbench.records import EvaluationRecord, Flag, ModelCard, PublishedResult
-from deatbench.report.board_page import board_pages
-from deatbench.report.columns import band_text, columns_of
+from deatbench.report.board.columns import band_text, columns_of
+from deatbench.report.board.page import board_pages
 from deatbench.report.comparison.page import run_key
 from deatbench.report.escape import markdown, plain
 from deatbench.report.inputs import Inputs

@@ -17,15 +17,15 @@ from published_factory import published
 from records_factory import evaluation, model_card, seeds, sha, training_info, training_record
 
 from deatbench.records import EvaluationRecord, Flag, ModelCard, PublishedResult, Verification
-from deatbench.report.board_charts import DRAWN, board_charts
-from deatbench.report.board_data import board_document
-from deatbench.report.board_page import board_pages, index_pages, render_html
+from deatbench.report.board.charts import DRAWN, board_charts
+from deatbench.report.board.columns import Accuracy, accuracy_text, band_text, columns_of
+from deatbench.report.board.data import board_document
+from deatbench.report.board.page import board_pages, index_pages, render_html
+from deatbench.report.board.protocol import protocol
 from deatbench.report.charts import DARK, LIGHT
-from deatbench.report.columns import Accuracy, accuracy_text, band_text, columns_of
 from deatbench.report.comparison.page import run_key
 from deatbench.report.escape import markdown, plain
 from deatbench.report.inputs import Inputs
-from deatbench.report.protocol import protocol
 from deatbench.report.rendering import MARK, TEMPLATES
 from deatbench.report.standings.boards import Board, boards_of
 from deatbench.report.standings.rows import Section

@@ -20,7 +20,7 @@ from records_factory import evaluation, seeds, training_info
 from deatbench.errors import ConfigError, MissingError
 from deatbench.records import EvaluationRecord, Flag, ModelCard, wilson_interval
 from deatbench.report import build_leaderboards, serve
-from deatbench.report.columns import columns_of
+from deatbench.report.board.columns import columns_of
 from deatbench.report.escape import code, markdown
 from deatbench.report.inputs import Inputs
 from deatbench.report.serve import server

@@ -93,7 +93,7 @@ class Row:
 
     @property
     def flops(self) -> int | None:
-        """Multiply-adds of one forward pass of one image, where the zoo knows them."""
+        """Operations of one forward pass of one image, a multiply-add as two, where the zoo knows them."""
         return next((run.card.training.flops for run in self.runs if run.card), None)
 
     @cached_property

@@ -66,9 +66,10 @@ const make = (() => {
   }
 
   function beneath(td, row, column) {
-    const texts = column.under.map((key) => board.text(row, view.byKey.get(key))).filter((text) => text !== NOTHING);
-    if (column.kind === "name" && row.elsewhere) texts.unshift(...source(row));
-    if (texts.length) td.append(" ", element("small", { class: "under" }, texts.join(" · ")));
+    const parts = column.under.map((key) => [key, board.text(row, view.byKey.get(key))]).filter(([, text]) => text !== NOTHING);
+    if (column.kind === "name" && row.elsewhere) parts.unshift(...source(row).map((text) => ["source", text]));
+    const spans = parts.flatMap(([key, text], at) => [at ? " · " : "", element("span", { class: key }, text)]);
+    if (parts.length) td.append(" ", element("small", { class: "under" }, ...spans));
   }
 
   // Published names are often no more than the method's: the architecture and the source tell them apart.

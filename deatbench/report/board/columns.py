@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from deatbench.records import PublishedResult
 from deatbench.report.metrics import Direction, describe, place
+from deatbench.report.setups import in_short
 from deatbench.report.standings.boards import Board
 from deatbench.report.standings.rows import Row, Summary
 from deatbench.report.standings.runs import AUTOATTACK, PROVISIONAL, WORST_CASE, Run, Tier
@@ -173,6 +174,10 @@ def _width(row: Row) -> str | None:
     return None if width is None else str(width)
 
 
+def _setup(row: Row) -> str | None:
+    return in_short(row.model.params, row.training.config if row.training else {}) or None
+
+
 def _size(value: float) -> str:
     return count(round(value))
 
@@ -185,7 +190,7 @@ BAND_HELP = (
 _WHO = (
     Column("rank", "Rank", BAND_HELP, "lower", "band", lambda r: r.band, shown=True),
     Column("model", "Model", "The network, one row per configuration. A row opens to its runs.", "none", "name",
-           lambda r: r.label, lambda p: p.name, under=("flags",), shown=True),
+           lambda r: r.label, lambda p: p.name, under=("setup", "flags"), shown=True),
     Column("method", "Method", "How it was trained, which weights were kept, and with how many seeds.", "none", "word",
            _training("method"), lambda p: p.method, under=("checkpoint", "seeds"), shown=True, filters=True),
 )  # fmt: skip
@@ -217,7 +222,8 @@ _HOW = (
     Column("extra", "Extra data", "Whether images beyond the training split were used.", "none", "word",
            lambda r: _extra_data(r.extra_data), lambda p: _extra_data(p.extra_data), filters=True),
     Column("epochs", "Epochs", "Epochs of training.", "lower", "amount", _training("epochs"), lambda p: p.epochs),
-    Column("optimizer", "Optimizer", "Optimizer of the training run.", "none", "word", _training("optimizer")),
+    Column("setup", "Setup", "Parameters of the network (× width); the update, its learning rate and momentum (m).",
+           "none", "word", _setup),
     Column("date", "Date", "Day of the latest evaluation (UTC).", "higher", "word", _date),
 )  # fmt: skip
 PUBLISHED = "published elsewhere"

@@ -8,15 +8,15 @@ from dataclasses import replace
 from markupsafe import Markup
 
 from deatbench.records import Metric
-from deatbench.report.board_charts import Chart, board_charts
-from deatbench.report.board_data import SECTIONS, board_document, published_order, usual_n
+from deatbench.report.board.charts import Chart, board_charts
+from deatbench.report.board.columns import CLEAN, Accuracy, Column, accuracy_of, accuracy_text, band_text, columns_of
+from deatbench.report.board.data import SECTIONS, board_document, published_order, usual_n
+from deatbench.report.board.facts import doubts
+from deatbench.report.board.protocol import protocol
 from deatbench.report.charts import CHART_CSS, standalone
-from deatbench.report.columns import CLEAN, Accuracy, Column, accuracy_of, accuracy_text, band_text, columns_of
 from deatbench.report.escape import markdown
-from deatbench.report.facts import doubts
 from deatbench.report.inputs import Inputs
 from deatbench.report.metrics import describe, place
-from deatbench.report.protocol import protocol
 from deatbench.report.rendering import MARK, render
 from deatbench.report.standings.boards import Board
 from deatbench.report.standings.rows import Row, Section

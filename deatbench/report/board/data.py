@@ -27,10 +27,10 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from deatbench.records import PublishedResult
-from deatbench.report.columns import Accuracy, Column, accuracy_of, to_tenth
+from deatbench.report.board.columns import Accuracy, Column, accuracy_of, to_tenth
+from deatbench.report.board.facts import doubts, facts, published_facts
 from deatbench.report.comparison.page import MAX_RUNS, run_key
 from deatbench.report.escape import plain
-from deatbench.report.facts import doubts, facts, published_facts
 from deatbench.report.standings.boards import Board
 from deatbench.report.standings.rows import Row, Section
 from deatbench.report.standings.runs import WORST_CASE, Run

@@ -1,0 +1,1 @@
+"""One board: its page, its Markdown twin, and the list of all boards."""

@@ -164,8 +164,14 @@ def test_a_row_says_band_interval_spread_seeds_hardware_and_flags(visit: Visit, 
     assert page.locator(".row").nth(2).locator(".worst_case_acc").inner_text().split() == [
         "40.0", "33.5–46.9", "n", "=", "200",
     ]  # fmt: skip
-    assert page.locator(".row").nth(4).locator("th").inner_text().split() == ["masked", "zero", "gradient"]
-    assert deat.locator("th").inner_text().split("\n")[-1] == "in training: overfitted"
+    assert page.locator(".row").nth(4).locator("th").inner_text().split() == [
+        "masked",
+        "×0.25",
+        "·",
+        "zero",
+        "gradient",
+    ]
+    assert deat.locator("th").inner_text().split("\n")[-1] == "×0.25 · in training: overfitted"
 
 
 # Sort, search, filter
@@ -379,6 +385,7 @@ def test_copies_hold_the_rows_in_view_and_the_columns_shown(visit: Visit, pages:
         "rank_best": str(band[0]),
         "rank_worst": str(band[1]),
         "model": "vgg16-deat-abc123",
+        "setup": "×0.25",
         "flags": "in training: overfitted",
         "autoattack": "0.5333",
         "autoattack_low": "0.433",

@@ -25,16 +25,21 @@ def build_leaderboards(home: Home) -> list[Path]:
 
     Raises ConfigError for a record whose dataset or threat is no file name, DeatbenchError if writing fails.
     """
-    inputs = read_inputs(home)
-    pages = {home.leaderboards / name: text for name, text in pages_of(inputs).items()}
-    cards = {home.zoo / name: text for name, text in card_pages(inputs).items()}
-    for path, text in (pages | cards).items():
+    texts = generated(home)
+    for path, text in texts.items():
         if not (path.is_file() and path.read_bytes() == text.encode()):
             atomic_write_text(path, text)
     for path in sorted(home.leaderboards.rglob("*")):
-        if path.suffix in (".html", ".md", ".svg") and path not in pages and _is_generated(path):
+        if path.suffix in (".html", ".md", ".svg") and path not in texts and _is_generated(path):
             path.unlink()
-    return sorted(pages)
+    return sorted(path for path in texts if path.is_relative_to(home.leaderboards))
+
+
+def generated(home: Home) -> dict[Path, str]:
+    """The text of every file that follows from the records under `home`: pages and the zoo's cards."""
+    inputs = read_inputs(home)
+    pages = {home.leaderboards / name: text for name, text in pages_of(inputs).items()}
+    return pages | {home.zoo / name: text for name, text in card_pages(inputs).items()}
 
 
 def pages_of(inputs: Inputs) -> dict[str, str]:

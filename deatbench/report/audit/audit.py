@@ -9,8 +9,7 @@ from deatbench.errors import DeatbenchError
 from deatbench.records import PublishedResult
 from deatbench.report.audit.findings import ARCHIVE, LOOKS, Audit, files_below, is_file
 from deatbench.report.audit.zoo_audit import audit_zoo
-from deatbench.report.inputs import read_inputs
-from deatbench.report.site import pages_of
+from deatbench.report.site import generated
 from deatbench.store import Home
 
 
@@ -43,10 +42,10 @@ def audit(home: Home, *, pages: bool = False) -> Audit:
 
 
 def _compare_pages(found: Audit) -> None:
-    """What is committed under leaderboards/ is what the records give, byte by byte, and nothing else."""
+    """Pages and cards are what the records give, byte by byte, and under leaderboards/ there is nothing else."""
     folder = found.home.leaderboards
     try:
-        pages = {folder / name: text.encode() for name, text in pages_of(read_inputs(found.home)).items()}
+        pages = {path: text.encode() for path, text in generated(found.home).items()}
     except DeatbenchError as error:
         found.say(folder, f"cannot be compared: {error}")
         return

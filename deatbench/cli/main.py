@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "deatbench.cli.train:train",
     "eval": "deatbench.cli.eval:evaluate",
     "sweep": "deatbench.cli.sweep:sweep",
+    "report": "deatbench.cli.report:report",
     "compare": "deatbench.cli.compare:compare",
     "diagnose": "deatbench.cli.diagnose:diagnose",
     "verify": "deatbench.cli.verify:verify",

@@ -19,6 +19,7 @@ from deatbench.records import (
 )
 from deatbench.report.histories import read_epochs
 from deatbench.report.reference import reference_results
+from deatbench.report.sweeps.reading import Swept, read_sweeps
 from deatbench.store import Home, read_record, second_look, sha256_of
 
 Look = TypeVar("Look", Verification, Reproduction)
@@ -39,6 +40,7 @@ class Inputs:
     diagnostics: Mapping[str, Diagnostics] = field(default_factory=dict)
     verifications: Mapping[str, Verification] = field(default_factory=dict)
     reproductions: Mapping[str, Reproduction] = field(default_factory=dict)
+    sweeps: tuple[Swept, ...] = ()
 
 
 def read_inputs(home: Home) -> Inputs:
@@ -66,6 +68,7 @@ def read_inputs(home: Home) -> Inputs:
         },
         verifications=_looks(paths, "verifications", Verification),
         reproductions=_looks(paths, "reproductions", Reproduction),
+        sweeps=read_sweeps(home),
     )
 
 

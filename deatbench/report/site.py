@@ -16,6 +16,7 @@ from deatbench.report.model.card import card_pages
 from deatbench.report.model.page import model_pages
 from deatbench.report.rendering import MARK
 from deatbench.report.standings.boards import boards_of
+from deatbench.report.sweeps.page import FOLDER, sweep_pages
 from deatbench.report.time.page import time_pages
 from deatbench.store import Home, atomic_write_text
 
@@ -30,7 +31,7 @@ def build_leaderboards(home: Home) -> list[Path]:
         if not (path.is_file() and path.read_bytes() == text.encode()):
             atomic_write_text(path, text)
     for path in sorted(home.leaderboards.rglob("*")):
-        if path.suffix in (".html", ".md", ".svg") and path not in texts and _is_generated(path):
+        if path not in texts and _is_generated(path):
             path.unlink()
     return sorted(path for path in texts if path.is_relative_to(home.leaderboards))
 
@@ -45,12 +46,22 @@ def generated(home: Home) -> dict[Path, str]:
 def pages_of(inputs: Inputs) -> dict[str, str]:
     """Every page by its path below leaderboards/. A pure function."""
     boards = boards_of(inputs)
-    pages = index_pages(boards, inputs) | time_pages(inputs, boards) | deat_pages(inputs, boards)
+    pages = (
+        index_pages(boards, inputs)
+        | time_pages(inputs, boards)
+        | deat_pages(inputs, boards)
+        | sweep_pages(inputs.sweeps)
+    )
     for board in boards:
         pages |= board_pages(board, inputs) | compare_pages(board, inputs) | model_pages(board, inputs)
     return pages
 
 
 def _is_generated(path: Path) -> bool:
+    """Whether a file carries our mark, or is the data of a figure, which cannot."""
+    if path.suffix == ".csv":
+        return path.parent.name == FOLDER
+    if path.suffix not in (".html", ".md", ".svg"):
+        return False
     with path.open("rb") as file:
         return MARK.encode() in file.read(1000)

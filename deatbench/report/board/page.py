@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from markupsafe import Markup
 
@@ -21,6 +22,7 @@ from deatbench.report.rendering import MARK, render
 from deatbench.report.standings.boards import Board
 from deatbench.report.standings.rows import Row, Section
 from deatbench.report.standings.runs import AUTOATTACK, WORST_CASE, Run
+from deatbench.report.sweeps.page import headline
 from deatbench.report.wording import NOTHING, interval, percent
 
 SCRIPTS = ("board_data.js", "board_table.js", "board_rows.js", "board_copy.js", "board.js", "board_dialogs.js")
@@ -49,11 +51,12 @@ def board_pages(board: Board, inputs: Inputs) -> dict[str, str]:
 
 def index_pages(boards: list[Board], inputs: Inputs) -> dict[str, str]:
     """The list of all boards, by path below leaderboards/."""
-    lines = [_line(board) for board in boards]
-    return {
-        f"index.{kind}": render(f"index.{kind}", styles=("index.css",), lines=lines, titles=INDEX_TITLES)
-        for kind in ("html", "md")
+    found: dict[str, Any] = {
+        "lines": [_line(board) for board in boards],
+        "titles": INDEX_TITLES,
+        "sweeps": [(sweep.name, headline(sweep)) for sweep in inputs.sweeps],
     }
+    return {f"index.{kind}": render(f"index.{kind}", styles=("index.css",), **found) for kind in ("html", "md")}
 
 
 def _line(board: Board) -> tuple[Board, list[tuple[str, str]]]:

@@ -1,0 +1,89 @@
+"""The report over DEAT's two momenta: what k1 and k2 do to accuracy, and the grid against the paper's point on it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from deatbench.report.deat.pairs import standing_after_holm
+from deatbench.report.sweeps.cells import Measure, cells_of, measures_of
+from deatbench.report.sweeps.document import Report
+from deatbench.report.sweeps.grid_sections import followed_section, maps_section, points_section
+from deatbench.report.sweeps.parts import deciding, parts_of
+from deatbench.report.sweeps.planes import K1, K2, PAPER, Plane
+from deatbench.report.sweeps.reading import Swept
+from deatbench.report.sweeps.words import behind, difference_words
+from deatbench.report.wording import percent
+
+
+def grid_report(sweep: Swept) -> Report:
+    """Heat maps, margins and tests for every network of the sweep."""
+    measures = measures_of(sweep.results)
+    planes = [plane for part in parts_of(cells_of(sweep.results), (K1, K2)) if (plane := Plane.of(part)).cells]
+    if not planes:
+        return Report(findings=("No run has a k1 and a k2: there is no grid to draw.",))
+    chosen = deciding(measures)
+    return Report(
+        findings=tuple(line for plane in planes for measure in chosen for line in _findings(plane, measure)),
+        sections=(maps_section(planes, measures), points_section(planes, chosen), followed_section(planes, chosen)),
+    )
+
+
+def _findings(plane: Plane, measure: Measure) -> list[str]:
+    where = f"{plane.title}, {measure.title}"
+    found = [f"{where}: {_margins(plane, measure)}"]
+    best, tested = plane.best(measure), plane.tests(measure)
+    if PAPER not in plane.cells:
+        return [*found, f"{where}: the paper's k1 = 1, k2 = 0.8 has no run, so nothing is tested against it."]
+    if best == PAPER:
+        found.append(f"{where}: validation chooses the paper's own k1 = 1, k2 = 0.8 as the best cell.")
+    elif best is not None and best in tested:
+        said = {1: "better", -1: "worse", 0: "not settled to be any different"}[tested[best].settled]
+        found.append(
+            f"{where}: the best cell by validation, k1 = {best[0]:g}, k2 = {best[1]:g}, is {said} than the "
+            f"paper's: {difference_words(tested[best])}."
+        )
+    known = sorted((each for each in tested.values() if each.p_value is not None), key=lambda each: each.p_value or 0.0)
+    kept = known[: standing_after_holm([each.p_value for each in known if each.p_value is not None])]
+    better, worse = (sum(each.settled == sign for each in kept) for sign in (1, -1))
+    if known:
+        found.append(
+            f"{where}: of {len(known)} other cells {better} are better than the paper's and {worse} worse, "
+            f"corrected for {len(known)} tests (Holm); from {behind(list(plane.cells.values()))}."
+        )
+    return found
+
+
+def _margins(plane: Plane, measure: Measure) -> str:
+    """How far the mean moves along each momentum, beside how far seeds move it."""
+    if len(plane.cells) < len(plane.k1) * len(plane.k2):
+        return "the grid has holes, so what k1 does cannot be told from what k2 does yet."
+    words = []
+    for name, other, values, turn in (("k1", "k2", plane.k1, 0), ("k2", "k1", plane.k2, 1)):
+        means = _margin(plane, measure, values, turn)
+        if len(means) > 1:
+            low, high = min(means, key=lambda v: means[v]), max(means, key=lambda v: means[v])
+            words.append(
+                f"averaged over {other}, {name} moves accuracy by {100 * (means[high] - means[low]):.1f} points "
+                f"(lowest at {low:g}, highest at {high:g})"
+            )
+    spread = _spread(plane, measure)
+    return "; ".join(words) + (f"; seeds alone spread it by ±{percent(spread)}." if spread is not None else ".")
+
+
+def _margin(plane: Plane, measure: Measure, values: Sequence[float], turn: int) -> dict[float, float]:
+    """Mean over the other momentum for each value of one, as far as cells are there."""
+    found = {}
+    for value in values:
+        means = [cell.mean(measure) for place, cell in plane.cells.items() if place[turn] == value]
+        known = [mean for mean in means if mean is not None]
+        if known:
+            found[value] = statistics.fmean(known)
+    return found
+
+
+def _spread(plane: Plane, measure: Measure) -> float | None:
+    """The standard deviation over seeds, pooled over cells."""
+    found = [s.spread for cell in plane.cells.values() if (s := cell.summary(measure)) and s.spread is not None]
+    return math.sqrt(statistics.fmean(each**2 for each in found)) if found else None

@@ -63,6 +63,8 @@ def run(
       deatbench sweep deat-k1k2-digits --dry-run
       deatbench sweep deat-k1k2-digits --jobs 2
       deatbench sweep mine.yaml --device cuda --home /scratch/me
+      RAY_ADDRESS=head:6379 deatbench sweep mine.yaml --executor ray
+      DEATBENCH_SLURM="partition=gpu time=120" deatbench sweep mine.yaml --executor slurm
       deatbench sweep status deat-k1k2-digits
     """
     from deatbench.cli.machine import data_on_stdout

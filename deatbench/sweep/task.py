@@ -23,6 +23,7 @@ from deatbench.store import Home, RunFolder, atomic_write_text
 
 TELL_EVERY_SECONDS = 2.0
 TRACE_LINES = 20
+STOPPED = "its worker was told to stop"  # the error of a run that saved itself on a signal
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def attempt(task: Task) -> Outcome:
         with _stopped_by_sigterm(), _Telling(task.progress) as monitor:
             _run(task, monitor)
     except (InterruptedRun, KeyboardInterrupt):
-        return Outcome(task.run_id, "its worker was told to stop")
+        return Outcome(task.run_id, STOPPED)
     except Exception as error:
         trace = "".join(traceback.format_exception(error)).splitlines()[-TRACE_LINES:]
         kind = "" if isinstance(error, DeatbenchError) else f"{type(error).__name__}: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,18 @@ def test_a_missing_package_is_one_line(
     assert "pip install 'deatbench[ray]'" in done.err
 
 
+def test_a_cluster_that_does_not_answer_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{nobody.getsockname()[1]}")
+    done = call(capsys, "sweep", write_sweep(tmp_path, 1, 1), "--executor", "ray", "--home", tmp_path)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.count("\n") == 1
+    assert "no Ray cluster at 127.0.0.1" in done.err
+
+
 def test_nothing_is_imported_that_was_not_chosen() -> None:
     program = (
         "import sys; from deatbench.sweep import EXECUTORS; print(EXECUTORS.names());"
@@ -43,9 +56,12 @@ def test_nothing_is_imported_that_was_not_chosen() -> None:
 
 @pytest.mark.parametrize(
     ("cpus", "gpus", "device", "found"),
-    [(1, 0.0, "cpu", 8), (3, 0.0, "cpu", 2), (1, 1.0, "cuda", 2), (1, 0.25, "cuda", 8), (1, 0.3, "cuda", 6)]
-    + [(1, 2.0, "cuda", 1), (1, 0.0, "cuda", 2), (4, 0.25, "cuda", 2), (1, 1.0, "cpu", 8), (9, 0.0, "cpu", 0)],
-)  # fmt: skip
+    [
+        *((1, 0.0, "cpu", 8), (3, 0.0, "cpu", 2), (9, 0.0, "cpu", 0), (1, 1.0, "cpu", 8)),
+        *((1, 0.0, "cuda", 2), (1, 1.0, "cuda", 2), (1, 2.0, "cuda", 1), (4, 0.25, "cuda", 2)),
+        *((1, 0.25, "cuda", 8), (1, 0.3, "cuda", 6)),
+    ],
+)
 def test_how_many_runs_fit_into_a_node_of_8_cores_and_2_gpus(cpus: int, gpus: float, device: str, found: int) -> None:
     needs = Needs(Path(), cpus=cpus, gpus=gpus, device=device)
     assert fitting({"CPU": 8.0, "GPU": 2.0, "memory": 1e9}, room(needs)) == found

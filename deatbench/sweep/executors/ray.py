@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from deatbench.sweep.executors.packages import required
 from deatbench.sweep.task import TRACE_LINES, Outcome, Task, attempt
 
 GRACE_SECONDS = 20.0  # for saving
+PATIENCE_SECONDS = 10.0  # with a cluster that does not answer
+HINT = "RAY_ADDRESS names one; without it one is started here"
 
 
 @EXECUTORS.register("ray")
@@ -112,6 +115,8 @@ def fitting(node: Mapping[str, float], room: Mapping[str, float]) -> int:
 
 def _connect(ray: Any) -> None:
     """Join a cluster, or start one. Raises DeatbenchError if the one that is named does not answer."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    _check_reachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     settings = {name: value for name, value in os.environ.items() if name.startswith("DEATBENCH_")}
     try:
@@ -124,8 +129,17 @@ def _connect(ray: Any) -> None:
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        address = os.environ.get("RAY_ADDRESS", "on this machine")
-        raise DeatbenchError(f"no Ray cluster {address}: {reason}", "`ray status`; RAY_ADDRESS names it") from error
+        raise DeatbenchError(f"no Ray cluster at {address or 'this machine'}: {reason}", HINT) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Whether anybody listens at host:port: Ray itself would wait for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), PATIENCE_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise DeatbenchError(f"no Ray cluster at {address}: {error}", HINT) from error
 
 
 @contextmanager

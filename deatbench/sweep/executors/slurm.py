@@ -12,17 +12,17 @@ import os
 import shlex
 import signal
 import time
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from deatbench.errors import ConfigError, DeatbenchError, MissingError, UnknownNameError
+from deatbench.store import atomic_write_text, parse_json
 from deatbench.sweep.executors.base import EXECUTORS, Needs
 from deatbench.sweep.executors.packages import required
-from deatbench.sweep.task import TRACE_LINES, Outcome, Task, attempt
-from deatbench.store import atomic_write_text, parse_json
+from deatbench.sweep.executors.slurm_job import Job
+from deatbench.sweep.task import TRACE_LINES, Outcome, Task
 
 VARIABLE = "DEATBENCH_SLURM"
 SETTINGS = (
@@ -34,41 +34,6 @@ DEFAULT_MINUTES = 240  # after which a job that is not done goes back into the q
 MANY = 1000  # times that it may; also jobs in one array, by Slurm's own default
 GRACE_SECONDS = 20.0  # for saving
 LATE_SECONDS = 5.0  # that a shared file system may need to show what a job has written
-STOPPED = "its worker was told to stop"  # what `attempt` says then
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a job does: one attempt, whose outcome it writes to a file of plain text. submitit carries it there.
-
-    Warned that its time is nearly up, it saves and goes back into the queue, and continues when it is run again. Told
-    to stop it saves and says nothing: Slurm, or a driver, knows why and what comes next.
-    """
-
-    task: Task
-    outcome: Path
-
-    def __call__(self) -> None:
-        """Do the attempt, in the main thread of a job's process."""
-        warning = signal.Signals[f"SIG{required('submitit', 'slurm').JobEnvironment.USR_SIG}"]
-        warned = []
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            warned.append(number)
-            signal.raise_signal(signal.SIGTERM)
-
-        requeue = signal.signal(warning, stop)
-        found = attempt(self.task)
-        signal.signal(warning, requeue)
-        if found.error == STOPPED:
-            if warned:
-                signal.raise_signal(warning)
-            raise SystemExit(128 + signal.SIGTERM)
-        atomic_write_text(self.outcome, json.dumps(asdict(found)))
-
-    def checkpoint(self) -> Any:
-        """What is to be done when the job comes up again: the same. submitit asks before it puts it back."""
-        return required("submitit", "slurm").helpers.DelayedSubmission(self)
 
 
 @EXECUTORS.register("slurm")
@@ -107,6 +72,8 @@ class Slurm:
         while not all(map(self._over, self._jobs.values())) and time.monotonic() < deadline:
             time.sleep(0.2)
         self._jobs = {}
+        if kind is None:  # nothing is left to be found
+            self._found = {}
         self._write()
 
     def submit(self, task: Task) -> None:
@@ -191,11 +158,10 @@ class Slurm:
         return bool(job.done())
 
     def _stop(self, job: Any) -> None:
-        if self._local:
-            with suppress(ProcessLookupError):
-                os.kill(int(job.job_id), signal.SIGTERM)  # submitit's would leave a second for saving
-        else:
+        if not self._local:
             job.cancel(check=False)
+        elif _alive(int(job.job_id)):
+            os.kill(int(job.job_id), signal.SIGTERM)  # submitit's own way leaves it a second for saving
 
     def _outcome(self, run_id: str) -> Outcome:
         job = self._jobs.pop(run_id)
@@ -242,9 +208,7 @@ def _room(needs: Needs) -> dict[str, int]:
     gpus = 0.0 if needs.device == "cpu" else needs.gpus or 1.0
     if gpus % 1:
         raise ConfigError(f"resources.gpus={gpus:g}: Slurm gives whole GPUs", "`gpus: 1`; Ray shares them")
-    return {"cpus_per_task": needs.cpus, "tasks_per_node": 1, "nodes": 1} | (
-        {"gpus_per_node": int(gpus)} if gpus else {}
-    )
+    return {"cpus_per_task": needs.cpus} | ({"gpus_per_node": int(gpus)} if gpus else {})
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -276,10 +240,8 @@ def _end_of(log: Path) -> str:
 
 
 def _alive(pid: int) -> bool:
+    """Whether it is still the process that submitit has started."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return b"submitit" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
         return False
-    except PermissionError:
-        return False  # the number belongs to somebody else by now
-    return True

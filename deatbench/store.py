@@ -7,6 +7,7 @@ half of either, and a full disk leaves the old one whole. One record is one file
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import hashlib
 import json
@@ -99,16 +100,23 @@ def parse_json(text: str, where: str) -> Any:
         raise ConfigError(f"{where} is not valid JSON: {error}") from error
 
 
-def read_record(path: Path, kind: type[M]) -> M:
-    """Load and validate one record. Raises MissingError or ConfigError naming the file and the first fault."""
+def read_text(path: Path) -> str:
+    """The text of a file from anybody. Raises MissingError if it cannot be read, ConfigError if it is none of ours."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)  # its size on disk says nothing: it may be a link to /dev/zero
+        if len(data) > MAX_JSON_BYTES:
             raise ConfigError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: not a record")
-        text = path.read_text(encoding="utf-8")
+        return data.decode("utf-8")
     except OSError as error:
         raise MissingError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text") from error
+
+
+def read_record(path: Path, kind: type[M]) -> M:
+    """Load and validate one record. Raises MissingError or ConfigError naming the file and the first fault."""
+    text = read_text(path)
     try:
         parse_json(text, str(path))
         return kind.model_validate_json(text, strict=True)  # no booleans or texts as numbers
@@ -212,11 +220,13 @@ class Home:
         return sorted(card.parent for card in self.zoo.glob("*/*/*/card.json"))
 
     def zoo_entry(self, model_id: str) -> Path:
-        """The zoo folder of `model_id`. Raises MissingError with what there is."""
-        for folder in self.zoo_entries():
-            if folder.name == model_id:
-                return folder
-        raise MissingError(f"no model {model_id!r} in {self.zoo}", "`deatbench zoo ls` lists all")
+        """The zoo folder of `model_id`. Raises MissingError with the nearest match."""
+        entries = {folder.name: folder for folder in self.zoo_entries()}
+        if model_id in entries:
+            return entries[model_id]
+        near = difflib.get_close_matches(model_id, sorted(entries), n=2, cutoff=0.5)
+        guess = f"did you mean {' or '.join(near)}?" if near else "`deatbench zoo ls` lists all"
+        raise MissingError(f"no model {model_id!r} in {self.zoo}", guess)
 
     def evaluation_paths(self) -> list[Path]:
         """Files of the evaluations kept in the zoo or made by `deatbench eval`, sorted."""

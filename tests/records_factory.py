@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from deatbench.records import (
+    AdversarialArchive,
     AttackResult,
     DatasetInfo,
     Env,
@@ -125,6 +126,13 @@ def evaluation(
         "command": f"deatbench eval zoo:{name} --dataset {dataset} --norm {norm} --eps {eps} --autoattack",
     }
     return EvaluationRecord(**(fields | changes))
+
+
+def with_images(record: EvaluationRecord) -> EvaluationRecord:
+    """The record as if it had stored an adversarial image for each verdict that an attack broke."""
+    broken = {name: record.samples.n - int(record.samples.robust_N(name).sum()) for name in record.samples.robust}
+    archive = AdversarialArchive(file=f"{record.id}.adv", sha256=sha(record.id), images=broken)
+    return record.model_copy(update={"adversarials": archive})
 
 
 def _attack(name: str, before: float, after: float) -> AttackResult:

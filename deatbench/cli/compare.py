@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     type=click.Choice(["best", "last", "ema", "swa"]),
     help="Which weights of each run; default: those that the zoo keeps, else best.",
 )
-@options.home
+@options.existing_home
 @options.as_json
 def compare(models: tuple[str, ...], checkpoint: str | None, home: Path, as_json: bool) -> None:
     """Compare 2 to 4 evaluated models image by image.

@@ -28,7 +28,7 @@ def leaderboard() -> None:
 
 
 @leaderboard.command()
-@options.home
+@options.existing_home
 def build(home: Path) -> None:
     """Write leaderboards/ from the records; prints the pages' paths.
 
@@ -46,7 +46,7 @@ def build(home: Path) -> None:
 
 
 @leaderboard.command()
-@options.home
+@options.existing_home
 @click.option("--pages", is_flag=True, help="Also whether leaderboards/ is what the records give, byte by byte.")
 @_as_json
 def check(home: Path, pages: bool, as_json: bool) -> None:
@@ -84,7 +84,7 @@ def check(home: Path, pages: bool, as_json: bool) -> None:
 @leaderboard.command()
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path), required=False)
-@options.home
+@options.existing_home
 @_as_json
 def diff(old: Path, new: Path | None, home: Path, as_json: bool) -> None:
     """Say what differs between the boards of two working folders, in Markdown for a pull request.
@@ -162,7 +162,7 @@ def robustbench(path: Path, home: Path, as_json: bool) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), default="model_info", show_default=True, help="Folder to write."
 )
-@options.home
+@options.existing_home
 @_as_json
 def export(target: str, out: Path, home: Path, as_json: bool) -> None:
     """Write ranked runs in the format of another board; prints the files' paths.
@@ -187,6 +187,8 @@ def export(target: str, out: Path, home: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"written": [str(path) for path in paths], "left_out": left_out}, indent=1))
         return
+    if not paths:
+        print("note: no run that could be written", file=sys.stderr)
     for path in paths:
         print(path)
     for one in left_out:
@@ -194,7 +196,7 @@ def export(target: str, out: Path, home: Path, as_json: bool) -> None:
 
 
 @leaderboard.command()
-@options.home
+@options.existing_home
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 def serve(home: Path, port: int) -> None:
     """Serve the pages on this machine until Ctrl-C.

@@ -10,7 +10,7 @@ from typing import Any
 
 import rich_click as click
 
-from deatbench.errors import ConfigError
+from deatbench.errors import ConfigError, MissingError
 
 
 def _home(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
@@ -19,12 +19,25 @@ def _home(ctx: click.Context, parameter: click.Parameter, value: Path | None) ->
     return value or inherited
 
 
-home = click.option(
-    "--home",
-    type=click.Path(path_type=Path),
-    callback=_home,
-    help="Working folder (also DEATBENCH_HOME; default: here).",
-)
+def _existing_home(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
+    """As `_home`. Raises MissingError if there is no such folder: one mistyped has no fault and no models either."""
+    folder = _home(ctx, parameter, value)
+    if not folder.expanduser().is_dir():
+        raise MissingError(f"no folder {folder}", "--home names the working folder")
+    return folder
+
+
+def _home_option(callback: Callable[[click.Context, click.Parameter, Path | None], Path]) -> Callable[..., Any]:
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path),
+        callback=callback,
+        help="Working folder (also DEATBENCH_HOME; default: here).",
+    )
+
+
+home = _home_option(_home)
+existing_home = _home_option(_existing_home)
 data_dir = click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Folder that holds data sets (also DEATBENCH_DATA)."
 )

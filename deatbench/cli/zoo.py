@@ -39,7 +39,7 @@ def zoo() -> None:
 @click.option("--dataset", metavar="D", help="Only models of this data set.")
 @click.option("--method", metavar="M", help="Only models trained by this method.")
 @click.option("--arch", metavar="A", help="Only models of this architecture.")
-@options.home
+@options.existing_home
 @options.as_json
 def list_models(dataset: str | None, method: str | None, arch: str | None, home: Path, as_json: bool) -> None:
     """List the models of the zoo, the most robust of each data set and threat first.
@@ -82,12 +82,14 @@ def list_models(dataset: str | None, method: str | None, arch: str | None, home:
                 f"{card.weights_bytes / 2**20:.1f} MiB" + ("" if model.has_weights else ", not here"),
             ]
         )
+    if not rows:
+        print(f"note: no such model in {home / 'model_zoo'}", file=sys.stderr)
     print_table(["id", "data set", "threat", "worst case", AUTOATTACK, "clean", "parameters", "weights"], rows)
 
 
 @zoo.command()
 @click.argument("model_id", metavar="ID")
-@options.home
+@options.existing_home
 @options.as_json
 def show(model_id: str, home: Path, as_json: bool) -> None:
     """Show a model: its training, its evaluations, how to use it.
@@ -122,7 +124,7 @@ def _facts(card: ModelCard) -> dict[str, str]:
         "method": f"{config['method']['name']}, recipe {config['recipe']}, seed {config['seed']}",
         "trained on": f"{training.dataset} ({training.n_train:,} images, {training.n_val:,} for validation)",
         "threat": f"{card.threat.norm} {card.threat.eps_text}",
-        "checkpoint": f"{card.checkpoint}, epoch {training.best_epoch}",
+        "checkpoint": card.checkpoint + (f", epoch {training.best_epoch}" if card.checkpoint == "best" else ""),
         "parameters": f"{training.n_params:,}",
         "time": f"{training.seconds:,.0f} s on {training.hardware}",
         "weights": f"{card.weights_file or 'not in the zoo'}, SHA-256 {card.weights_sha256[:16]}…",
@@ -142,7 +144,7 @@ def _named(ids: list[str], home: Path) -> list[Path]:
 
 @zoo.command()
 @click.argument("model_ids", metavar="[ID]...", nargs=-1)
-@options.home
+@options.existing_home
 @options.as_json
 def verify(model_ids: tuple[str, ...], home: Path, as_json: bool) -> None:
     """Check entries of the zoo, all without ID: card, weights, evaluations, archives. No attack is run.
@@ -163,6 +165,8 @@ def verify(model_ids: tuple[str, ...], home: Path, as_json: bool) -> None:
 
     place = Home(home.expanduser())
     entries = _named(list(model_ids), home) if model_ids else place.zoo_entries()
+    if not entries:
+        print(f"note: no model in {place.zoo}", file=sys.stderr)
     found = {entry.name: verify_entry(entry, place) for entry in entries}
     _show_checks(found, as_json)
     bad = [name for name, checks in found.items() if any(check.status is Status.FAIL for check in checks)]

@@ -111,7 +111,7 @@ def _record_check(record: EvaluationRecord) -> Check:
     wrong_N = np.zeros(n, dtype=bool)
     for name in names:
         wrong_N |= samples.robust_N(name) & ~clean_N
-    worst_N = np.logical_and.reduce([clean_N, *map(samples.robust_N, names)])
+    worst_N = samples.worst_case_N()
     for point in record.curve:
         if point.eps == record.threat.eps:
             wrong_N |= unpack_bits(point.robust, n) != worst_N
@@ -187,7 +187,7 @@ def _sample_check(
     The share of false claims has a 95 % bound by Clopper and Pearson (1934): 1 - 0.05^(1/K) after K without success.
     """
     samples, seed = record.samples, secrets.randbelow(2**31)
-    robust = np.flatnonzero(np.logical_and.reduce([samples.clean_N(), *map(samples.robust_N, samples.robust)]))
+    robust = np.flatnonzero(samples.worst_case_N())
     if not samples.robust or not len(robust):
         return Check("robust sample", Status.SKIPPED, "no image is called robust")
     first = next(iter(samples.robust)).removesuffix("-provisional")

@@ -48,7 +48,7 @@ class MeasuredWeights(Record):
 
     def worst_case_N(self) -> np.ndarray:
         """True where the image is classified correctly and withstands every attack."""
-        return np.logical_and.reduce([self.clean_N(), *(self.robust_N(name) for name in self.samples.robust)])
+        return self.samples.worst_case_N()
 
 
 class EpochSeries(Record):

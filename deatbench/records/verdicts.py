@@ -69,6 +69,11 @@ class Samples(Record):
         """True where the image withstands `attack`."""
         return unpack_bits(self.robust[attack], self.n)
 
+    def worst_case_N(self) -> np.ndarray:
+        """True where the image is correct clean and withstands every attack."""
+        standing_N: np.ndarray = np.logical_and.reduce([self.clean_N(), *map(self.robust_N, self.robust)])
+        return standing_N
+
 
 def metrics_of(clean_N: np.ndarray, robust: dict[str, np.ndarray]) -> dict[str, Metric]:
     """Metrics from verdicts: `clean_acc`, one per attack, and the per-example `worst_case_acc`."""

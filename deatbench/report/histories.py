@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from deatbench.errors import ConfigError, MissingError
 from deatbench.records import EpochMetrics
 from deatbench.report.escape import plain
-from deatbench.store import MAX_JSON_BYTES, RunFolder, parse_json
+from deatbench.store import RunFolder, parse_json, read_text
 
 NAMING = ("method.name", "arch.name", "optimizer.name", "dataset", "threat.norm", "threat.eps", "epochs")
 COMMON = ("dataset", "arch.name", "method.name", "threat.norm", "threat.eps")
@@ -60,16 +60,8 @@ def read_metrics(folder: RunFolder) -> tuple[EpochMetrics, ...]:
 
 def read_epochs(path: Path) -> tuple[EpochMetrics, ...]:
     """The lines of a metrics.jsonl. Raises MissingError if it cannot be read, ConfigError naming a broken line."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: no metrics of a training run")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise MissingError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text") from error
     epochs: list[EpochMetrics] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         epochs.append(_epoch(line, f"{path} line {number}", after=epochs[-1].epoch if epochs else 0))
     return tuple(epochs)
 

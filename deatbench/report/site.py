@@ -6,8 +6,10 @@ but only files that carry the mark of this module.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from deatbench.errors import ConfigError
 from deatbench.report.board.page import board_pages, index_pages
 from deatbench.report.comparison.page import compare_pages
 from deatbench.report.deat.page import deat_pages
@@ -24,14 +26,16 @@ from deatbench.store import Home, atomic_write_text
 def build_leaderboards(home: Home) -> list[Path]:
     """Write every page that follows from the records under `home`; the paths of those in leaderboards/, sorted.
 
-    Raises ConfigError for a record whose dataset or threat is no file name, DeatbenchError if writing fails.
+    Raises ConfigError for a record whose dataset or threat is no file name and for a folder that is a link,
+    DeatbenchError if writing fails.
     """
     texts = generated(home)
+    _refuse_links(home, texts)
     for path, text in texts.items():
         if not (path.is_file() and path.read_bytes() == text.encode()):
             atomic_write_text(path, text)
     for path in sorted(home.leaderboards.rglob("*")):
-        if path not in texts and _is_generated(path):
+        if path not in texts and path.is_file() and _is_generated(path):
             path.unlink()
     return sorted(path for path in texts if path.is_relative_to(home.leaderboards))
 
@@ -55,6 +59,14 @@ def pages_of(inputs: Inputs) -> dict[str, str]:
     for board in boards:
         pages |= board_pages(board, inputs) | compare_pages(board, inputs) | model_pages(board, inputs)
     return pages
+
+
+def _refuse_links(home: Home, paths: Iterable[Path]) -> None:
+    """Nothing is written outside of the working folder: folders pulled from others may be links to anywhere."""
+    root = home.path.resolve()
+    for folder in sorted({path.parent for path in paths}):
+        if folder.resolve() != root / folder.relative_to(home.path):
+            raise ConfigError(f"a link leads from {folder} to {folder.resolve()}", "remove the link")
 
 
 def _is_generated(path: Path) -> bool:

@@ -146,6 +146,18 @@ def test_export_names_what_it_leaves_out(home: Home, tmp_path: Path, capsys: pyt
     assert "left out foreign (digits/Linf-8_255): RobustBench has no board of digits, Linf\n" in done.err
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["leaderboard build", "leaderboard check", "leaderboard export --to robustbench", "leaderboard serve", "zoo ls",
+     "zoo show a", "zoo verify", "compare a b"],
+)  # fmt: skip
+def test_a_mistyped_home_is_no_empty_one(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, *command.split(), "--home", tmp_path / "nowhere")
+    assert (done.code, done.out) == (4, "")
+    assert done.err == f"error: no folder {tmp_path / 'nowhere'} (--home names the working folder)\n"
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_help_teaches_by_example() -> None:
     for command in ("check", "diff", "import robustbench", "export"):
         done = spawn(["leaderboard", *command.split(), "--help"], ROOT)

@@ -342,6 +342,11 @@ def test_second_looks_speak_of_the_bytes_beside_them(home: Home) -> None:
     )  # fmt: skip
     beside = path.parents[1] / "verifications" / "record-0.json"
     write_record(beside, look)
+    claim = "it claims a proof, but the evaluation has no adversarial images that could be one"
+    assert [line.partition(": ")[2] for line in faults(home)] == [claim]
+    unproven = (*look.checks, CheckResult(name="verdicts", status="NOT PROVEN", detail=""))
+    look = look.model_copy(update={"checks": unproven})
+    write_record(beside, look)
     assert faults(home) == []
     write_record(beside.with_name("other.json"), look)
     write_record(beside.with_name("gone.json"), look.model_copy(update={"record": "gone"}))

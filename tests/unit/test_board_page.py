@@ -14,7 +14,7 @@ import pytest
 from hostile_texts import HOSTILE, PLAIN, filled
 from markdown_it import MarkdownIt
 from published_factory import published
-from records_factory import evaluation, model_card, seeds, sha, training_info, training_record
+from records_factory import evaluation, model_card, seeds, sha, training_info, training_record, with_images
 
 from deatbench.records import EvaluationRecord, Flag, ModelCard, PublishedResult, Verification
 from deatbench.report.board.charts import DRAWN, board_charts
@@ -182,12 +182,13 @@ def test_a_board_of_published_results_alone_has_a_page() -> None:
 
 
 def test_verification_tier_is_said() -> None:
-    record = evaluation("a")
-    look = {"record": record.id, "record_sha256": sha("x"), "created": "2026-11-22T10:00:00Z", "env": record.env}
+    bare = evaluation("a")
+    look = {"record": bare.id, "record_sha256": sha("x"), "created": "2026-11-22T10:00:00Z", "env": bare.env}
     proof = Verification(checks=({"name": "ball", "status": "PASS", "detail": ""},), **look)  # type: ignore[arg-type]
-    (page,) = boards_of(Inputs(evaluations=(record,), verifications={record.id: proof}))
-    data = document(page)
-    assert data["words"][data["rows"][0][1][place(data, "tier")]] == "proof verified"
+    for record, tier in ((with_images(bare), "proof verified"), (bare, "self-reported")):  # none stored, none proved
+        (page,) = boards_of(Inputs(evaluations=(record,), verifications={record.id: proof}))
+        data = document(page)
+        assert data["words"][data["rows"][0][1][place(data, "tier")]] == tier
 
 
 # The page and its twin

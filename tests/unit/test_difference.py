@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
-from records_factory import ENV, evaluation, seeds, sha
+from records_factory import ENV, evaluation, seeds, sha, with_images
 
 from deatbench.records import CheckResult, EvaluationRecord, Flag, PublishedResult, Threat, Verification
 from deatbench.report.audit.difference import Difference, RowChange, difference
@@ -78,7 +78,7 @@ def test_another_seed_changes_its_row() -> None:
 
 
 def test_flags_tiers_and_sections_are_told() -> None:
-    (plain,) = seeds([0.5])
+    (plain,) = map(with_images, seeds([0.5]))
     flagged = plain.model_copy(update={"flags": (Flag(code="zero_gradient", message="31 of 100 have none."),)})
     text = as_markdown(between([plain], [flagged]))
     assert "  - place: 1 → not ranked, flagged\n" in text

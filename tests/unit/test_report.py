@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from records_factory import evaluation, seeds, training_info
+from records_factory import ENV, evaluation, model_card, seeds, sha, training_info, with_images
 
 from deatbench.errors import ConfigError, MissingError
-from deatbench.records import EvaluationRecord, Flag, ModelCard, wilson_interval
+from deatbench.records import CheckResult, EvaluationRecord, Flag, ModelCard, Verification, wilson_interval
 from deatbench.report import build_leaderboards, serve
 from deatbench.report.board.columns import columns_of
 from deatbench.report.escape import code, markdown
@@ -27,6 +27,7 @@ from deatbench.report.serve import server
 from deatbench.report.site import pages_of
 from deatbench.report.standings.boards import Board, boards_of
 from deatbench.report.standings.rows import Section
+from deatbench.report.standings.runs import Tier
 from deatbench.report.wording import count, duration
 from deatbench.store import Home, write_record
 
@@ -124,6 +125,20 @@ def test_evaluations_of_the_same_weights_are_one_run_and_repeats_cannot_raise_a_
     assert run.metrics["worst_case_acc"] == run.metrics["autoattack"]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_of_equal_evaluations_the_proven_one_decides(order: tuple[int, ...]) -> None:
+    days = [f"2026-11-2{day}T10:00:00Z" for day in order]
+    bare, stored, proven = (evaluation("a", id=f"r{i}", created=day) for i, day in enumerate(days))
+    records = (bare, with_images(stored), with_images(proven))
+    look = {"record_sha256": sha("x"), "created": days[0], "env": ENV}
+    fine = CheckResult(name="record", status="PASS", detail="")
+    looks = {key: Verification(record=key, checks=(fine,), **look) for key in ("r0", "r2")}
+    (run,) = boards_of(Inputs(evaluations=records, verifications=looks))[0].runs
+    assert (run.deciding.id, run.tier) == ("r2", Tier.PROVEN)
+    (run,) = boards_of(Inputs(evaluations=records[:2], verifications=looks))[0].runs
+    assert (run.deciding.id, run.tier) == ("r1", Tier.SELF_REPORTED)
+
+
 def test_ranking_flagged_and_unattacked_rows_stand_apart_without_rank() -> None:
     (first,) = [b for b in boards(mixed()) if (b.dataset, b.threat.eps_text) == ("digits", "8/255")]
     assert [(row.label, row.rank, row.section) for row in first.rows] == [
@@ -203,6 +218,31 @@ def test_own_pages_of_boards_that_are_gone_are_removed_and_others_left(tmp_path:
     build_leaderboards(home)
     assert not [path for path in (stale, *figures) if path.exists()]
     assert foreign.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("linked", ["leaderboards", "leaderboards/digits", "model_zoo/digits", "model_zoo"])
+def test_nothing_is_written_through_a_link_out_of_the_working_folder(tmp_path: Path, linked: str) -> None:
+    home, outside = home_with(tmp_path / "home", [evaluation("a")]), tmp_path / "outside"
+    card = model_card(dataset="digits")
+    write_record(home.zoo / card.dataset / card.threat.slug / card.id / "card.json", card)
+    place = home.path / linked
+    if place.exists():
+        place.rename(outside)
+    outside.mkdir(exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    with pytest.raises(ConfigError, match="a link leads from"):
+        build_leaderboards(home)
+    assert sorted(outside.rglob("*")) == before
+
+
+def test_a_folder_or_device_named_like_a_page_stays(tmp_path: Path) -> None:
+    home = home_with(tmp_path, [evaluation("a")])
+    (home.leaderboards / "folder.html").mkdir(parents=True)
+    (home.leaderboards / "endless.html").symlink_to("/dev/zero")
+    build_leaderboards(home)
+    assert (home.leaderboards / "folder.html").is_dir()
 
 
 def test_no_records_still_give_an_index_that_says_what_to_do(tmp_path: Path) -> None:

@@ -247,6 +247,13 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
         read_record(path, EvaluationRecord)
 
 
+def test_a_link_to_what_has_no_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="larger than 64 MiB"):
+        read_record(path, EvaluationRecord)
+
+
 def test_a_missing_record_and_a_folder_in_its_place(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.json", tmp_path):
         with pytest.raises(MissingError, match="cannot read"):

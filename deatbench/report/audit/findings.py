@@ -128,6 +128,8 @@ class Audit:
             self.say(path, f"there is no evaluation {look.record!r} beside it")
         elif sha256_of(record) != look.record_sha256:
             self.say(path, "the evaluation that it speaks of has been changed since")
+        elif isinstance(look, Verification) and look.proven and not _json(record).get("adversarials"):
+            self.say(path, "it claims a proof, but the evaluation has no adversarial images that could be one")
 
 
 def files_below(found: Audit, folder: Path) -> list[Path]:

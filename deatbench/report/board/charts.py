@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from deatbench.report.board.columns import CLEAN
 from deatbench.report.charts import WIDE, Axis, Point, fitted, scatter
 from deatbench.report.standings.boards import Board
 from deatbench.report.standings.rows import Row, Section
-from deatbench.report.standings.runs import WORST_CASE
+from deatbench.report.standings.runs import CLEAN, WORST_CASE
 from deatbench.report.wording import NORMS
 
 DRAWN = 150  # rows; of more, the best ranked

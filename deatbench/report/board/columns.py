@@ -15,10 +15,9 @@ from deatbench.report.metrics import Direction, describe, place
 from deatbench.report.setups import in_short
 from deatbench.report.standings.boards import Board
 from deatbench.report.standings.rows import Row, Summary
-from deatbench.report.standings.runs import AUTOATTACK, PROVISIONAL, WORST_CASE, Run, Tier
+from deatbench.report.standings.runs import AUTOATTACK, CLEAN, PROVISIONAL, WORST_CASE, Run, Tier
 from deatbench.report.wording import NOTHING, count, duration, interval, percent
 
-CLEAN = "clean_acc"
 Kind = Literal["band", "name", "accuracy", "amount", "word", "words"]
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from deatbench.records import Metric
 from deatbench.report.board.charts import Chart, board_charts
-from deatbench.report.board.columns import CLEAN, Accuracy, Column, accuracy_of, accuracy_text, band_text, columns_of
+from deatbench.report.board.columns import Accuracy, Column, accuracy_of, accuracy_text, band_text, columns_of
 from deatbench.report.board.data import SECTIONS, board_document, published_order, usual_n
 from deatbench.report.board.facts import doubts
 from deatbench.report.board.protocol import protocol
@@ -21,7 +21,7 @@ from deatbench.report.metrics import describe, place
 from deatbench.report.rendering import MARK, render
 from deatbench.report.standings.boards import Board
 from deatbench.report.standings.rows import Row, Section
-from deatbench.report.standings.runs import AUTOATTACK, WORST_CASE, Run
+from deatbench.report.standings.runs import AUTOATTACK, CLEAN, WORST_CASE, Run
 from deatbench.report.sweeps.page import headline
 from deatbench.report.wording import NOTHING, interval, percent
 

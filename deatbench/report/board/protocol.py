@@ -23,9 +23,9 @@ BANDS = (
     "overlap; each pair at 5 %, not corrected for the number of pairs."
 )
 TIERS = (
-    "Self-reported: the record of those who ran it. Re-run: somebody ran its recipe again and the numbers came out "
-    "within their intervals. Proof verified: every broken verdict has its adversarial image, and each was checked to "
-    "lie in the ball and to fool the model. A row is as verified as the least verified of its runs."
+    "Self-reported: the record of those who ran it. Re-run: somebody ran its recipe again, and what came out "
+    "was the same or within chance. Proof verified: every broken verdict has its adversarial image, and each was "
+    "checked to lie in the ball and to fool the model. A row is as verified as the least verified of its runs."
 )
 PUBLISHED = (
     "Taken from the sources named, not measured here: other code, often other images and attack settings. They have no "

@@ -85,7 +85,7 @@ class _Drawing:
         yield text(self.width - LOSS, middle + 4, written, "end")
         if lost is not None:
             change = f"{-100 * lost:+.1f}".replace("-", "−")
-            yield text(self.width, middle + 4, "±0.0" if change in ("−0.0", "+0.0") else change, "end soft")
+            yield text(self.width, middle + 4, "0.0" if change in ("−0.0", "+0.0") else change, "end soft")
 
     def _bar(self, low: float, high: float, middle: float, class_: str) -> Markup:
         start, end = self.scale.held(low), self.scale.held(high)

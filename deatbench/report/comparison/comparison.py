@@ -14,10 +14,9 @@ import numpy as np
 from deatbench.errors import ConfigError
 from deatbench.records import DatasetInfo, Diagnostics, EvaluationRecord, wilson_interval
 from deatbench.report.metrics import place
-from deatbench.report.standings.runs import WORST_CASE
+from deatbench.report.standings.runs import CLEAN, WORST_CASE
 from deatbench.report.standings.significance import LEVEL, mcnemar
 
-CLEAN = "clean_acc"
 LETTERS = "ABCD"
 TEST = "exact McNemar test on the images that both models saw, two-sided"
 INTERVAL = "95 % interval for the difference of paired proportions, Newcombe 1998, method 10"
@@ -154,7 +153,7 @@ def verdicts_of(record: EvaluationRecord, metric: str) -> np.ndarray:
     if metric == CLEAN:
         return samples.clean_N()
     if metric == WORST_CASE:
-        return np.logical_and.reduce([samples.clean_N(), *(samples.robust_N(attack) for attack in samples.robust)])
+        return samples.worst_case_N()
     return samples.robust_N(metric)
 
 

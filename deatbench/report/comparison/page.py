@@ -7,13 +7,13 @@ from collections import Counter
 from typing import Any
 
 from deatbench.records import Diagnostics, digest_of, pack_bits
-from deatbench.report.comparison.comparison import CLEAN, INTERVAL, TEST, labelling, verdicts_of
+from deatbench.report.comparison.comparison import INTERVAL, TEST, labelling, verdicts_of
 from deatbench.report.escape import plain
 from deatbench.report.inputs import Inputs
 from deatbench.report.metrics import describe, place
 from deatbench.report.rendering import render
 from deatbench.report.standings.boards import Board
-from deatbench.report.standings.runs import AUTOATTACK, WORST_CASE, Run
+from deatbench.report.standings.runs import AUTOATTACK, CLEAN, WORST_CASE, Run
 
 METRICS = (CLEAN, AUTOATTACK, WORST_CASE)
 MAX_RUNS = 2000

@@ -20,10 +20,9 @@ from deatbench.records import Checkpoint, EvaluationRecord, digest_of
 from deatbench.report.setups import network, number, part, steady_step
 from deatbench.report.standings.boards import Board
 from deatbench.report.standings.rows import Row, Summary
-from deatbench.report.standings.runs import AUTOATTACK
+from deatbench.report.standings.runs import AUTOATTACK, CLEAN
 from deatbench.report.standings.significance import LEVEL, paired
 
-CLEAN = "clean_acc"
 CHECKPOINTS: tuple[Checkpoint, ...] = ("best", "last", "ema", "swa")
 METHODS = ("deat", "pgd-at")
 MATCHED = 0.1  # steps on a steady gradient that differ by less than this share count as matched

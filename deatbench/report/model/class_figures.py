@@ -10,7 +10,7 @@ from deatbench.records import Diagnostics, EvaluationRecord, wilson_interval
 from deatbench.report.charts import NARROW, BarRow, bars, heatmap
 from deatbench.report.escape import plain
 from deatbench.report.metrics import describe
-from deatbench.report.model.figures import Figure, worst_case_N
+from deatbench.report.model.figures import Figure
 from deatbench.report.wording import percent
 
 SHOWN = 30  # classes of the bar chart; of more, the least robust ones
@@ -35,7 +35,7 @@ def class_figure(diagnostics: Diagnostics, record: EvaluationRecord | None) -> F
     labels_N = diagnostics.labels_N()
     if record is not None and _same_images(diagnostics, record):
         n = min(len(labels_N), record.samples.n)
-        clean_N, robust_N = record.samples.clean_N()[:n], worst_case_N(record)[:n]
+        clean_N, robust_N = record.samples.clean_N()[:n], record.samples.worst_case_N()[:n]
         under = "the worst case of all attacks"
     else:
         n = len(labels_N)
@@ -45,10 +45,9 @@ def class_figure(diagnostics: Diagnostics, record: EvaluationRecord | None) -> F
     weakest = sorted(classes, key=lambda each: each.robust / each.n)
     shown = classes if len(classes) <= SHOWN else weakest[:SHOWN]
     first, last = weakest[0], weakest[-1]
-    words = (
-        f"Accuracy clean and under {under} by class, on {n:,} images: from {percent(first.robust / first.n)} % "
-        f"({first.name}) to {percent(last.robust / last.n)} % ({last.name}) robust."
-    )
+    lowest, highest = percent(first.robust / first.n), percent(last.robust / last.n)
+    span = f"from {lowest} % ({first.name}) to {highest} % ({last.name})" if lowest != highest else f"each {lowest} %"
+    words = f"Accuracy clean and under {under} by class, on {n:,} images: {span} robust."
     if len(classes) > SHOWN:
         words += f" Shown are the {SHOWN} least robust of {len(classes)} classes; the data has all."
     drawing = bars(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from markupsafe import Markup
 
 from deatbench.records import Diagnostics, EpochMetrics, EvaluationRecord, ModelCard, unpack_bits, wilson_interval
@@ -15,6 +14,7 @@ from deatbench.report.model.overfitting import discernible, robust_overfitting
 from deatbench.report.standings.runs import WORST_CASE
 from deatbench.report.wording import percent
 
+MEMBERS = {"square": "Square", "square-l2": "Square"}  # the others' names are acronyms
 ACCURACY = Axis("robust accuracy", 0.0, percent=True)
 
 
@@ -171,7 +171,7 @@ def attack_figure(record: EvaluationRecord) -> Figure | None:
         front, _, member = attack.name.partition("/")
         ends = wilson_interval(round(attack.robust_after * n), n)
         if suite is not None and front == suite:
-            steps.append(Step(member.upper(), attack.robust_after, ends))
+            steps.append(Step(MEMBERS.get(member, member.upper()), attack.robust_after, ends))
         elif not member:
             alone.append(Step(describe(attack.name).title, attack.robust_after, ends))
     worst = record.metrics[WORST_CASE]
@@ -189,10 +189,3 @@ def attack_figure(record: EvaluationRecord) -> Figure | None:
         for a in record.attacks
     )
     return Figure("attacks", "Attack by attack", words, drawing, columns, rows)
-
-
-def worst_case_N(record: EvaluationRecord) -> np.ndarray:
-    """Which images are correct clean and after every attack, bool [N]."""
-    samples = record.samples
-    standing_N: np.ndarray = np.logical_and.reduce([samples.clean_N(), *map(samples.robust_N, samples.robust)])
-    return standing_N

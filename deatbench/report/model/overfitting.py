@@ -27,8 +27,12 @@ class Overfitting:
 
 
 def discernible(share: float, n: int) -> float:
-    """The difference of two accuracies near `share`, on n images each, that chance reaches once in twenty times."""
-    return 1.96 * math.sqrt(2 * share * (1 - share) / n)
+    """The difference of two accuracies near `share`, on n images each, that chance reaches once in twenty times.
+
+    One success and one failure are added to each (Agresti and Caffo 2000): at 0 and 1 it would vanish otherwise.
+    """
+    near = (share * n + 1) / (n + 2)
+    return 1.96 * math.sqrt(2 * near * (1 - near) / (n + 2))
 
 
 def robust_overfitting(epochs: Sequence[EpochMetrics], n_val: int) -> Overfitting | None:

@@ -21,6 +21,7 @@ from deatbench.records import (
 )
 from deatbench.report.inputs import Inputs
 
+CLEAN = "clean_acc"
 WORST_CASE = "worst_case_acc"
 AUTOATTACK = "autoattack"
 PROVISIONAL = "autoattack-provisional"
@@ -87,16 +88,25 @@ class Run:
     def sources(self) -> dict[str, EvaluationRecord]:
         """For each metric the evaluation it is taken from: of those with the most images that with the lowest value.
 
-        The lowest, so that repeating an evaluation cannot raise a number; of equal ones, that with its proof. The worst
-        case comes from evaluations with AutoAttack where there are any: without it, it is only an upper bound.
+        The lowest, so that repeating an evaluation cannot raise a number; of equal ones the proven, else that with
+        stored images. The worst case comes from evaluations with AutoAttack where there are any: without it, it is only
+        an upper bound.
         """
         chosen: dict[str, EvaluationRecord] = {}
         for name in {name for record in self.evaluations for name in record.metrics}:
             records = [record for record in self.evaluations if name in record.metrics]
             if name == WORST_CASE:
                 records = [record for record in records if AUTOATTACK in record.metrics] or records
-            chosen[name] = min(records, key=lambda r: (-r.metrics[name].n, r.metrics[name].value, not r.adversarials))
+            chosen[name] = min(
+                records,
+                key=lambda r: (-r.metrics[name].n, r.metrics[name].value, not self._proven(r), not r.adversarials),
+            )
         return chosen
+
+    def _proven(self, record: EvaluationRecord) -> bool:
+        """Whether its broken verdicts were checked; without stored images nobody can have."""
+        verification = self.verifications.get(record.id)
+        return verification is not None and verification.proven and record.adversarials is not None
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
@@ -111,9 +121,7 @@ class Run:
     @cached_property
     def surviving(self) -> np.ndarray:
         """Which images the deciding evaluation leaves standing after everything, as packed bits, uint8 [ceil(n/8)]."""
-        samples = self.deciding.samples
-        standing_N = np.logical_and.reduce([samples.clean_N(), *(samples.robust_N(a) for a in samples.robust)])
-        return np.packbits(standing_N)
+        return np.packbits(self.deciding.samples.worst_case_N())
 
     @property
     def images(self) -> str:
@@ -126,8 +134,7 @@ class Run:
     @property
     def tier(self) -> Tier:
         """Who else looked at the deciding evaluation."""
-        verification = self.verifications.get(self.deciding.id)
-        if verification and verification.proven:
+        if self._proven(self.deciding):
             return Tier.PROVEN
         reproduction = self.reproductions.get(self.deciding.id)
         repeated = reproduction is not None and reproduction.outcome is not Outcome.MISMATCH

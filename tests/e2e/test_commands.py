@@ -47,7 +47,8 @@ def test_run_puts_records_on_stdout_and_everything_in_its_place(finished: tuple[
     entry = path / "model_zoo" / "digits" / "Linf-0.2" / best.model.name
     assert read_record(entry / "card.json", ModelCard).id == best.model.name
     assert (entry / "model.safetensors").is_file()
-    assert best.model.name in (path / "leaderboards" / "digits" / "Linf-0.2.html").read_text()
+    assert best.model.name in (path / "leaderboards" / "digits" / "Linf-0.2" / f"{best.model.name}.html").read_text()
+    assert best.model.name.removeprefix("digits-") in (path / "leaderboards" / "digits" / "Linf-0.2.html").read_text()
     assert "train: done" in done.err
     assert "error" not in done.err
     assert "\x1b" not in done.err + done.out  # no colours, no bars without a terminal

@@ -312,7 +312,17 @@ def test_grid_names_its_points_and_tests_them_against_the_papers() -> None:
     assert PAPER not in rows
     said = report_of(sweep).findings
     assert "averaged over k1, k2 moves accuracy by 8.0 points (lowest at 0, highest at 0.8)" in said[0]
+    a, b, c = (DEAT["lr"] / norm**0.5 for norm in (1, 5, 13))  # k1 shortens the step as well
+    assert f"the step is {a:.3g} at k1 = 0, {b:.3g} at k1 = 1, {c:.3g} at k1 = 2:" in said[-1]
     assert any("validation chooses the paper's own" in line for line in said)
+
+
+def test_a_grid_at_steps_of_one_length_says_nothing_of_them() -> None:
+    flat = [
+        result({"optimizer.k1": k1, "optimizer.k2": 0.8}, DEAT | {"k1": k1, "k2": 0.8, "normalize": False})
+        for k1 in (0.0, 1.0)
+    ]
+    assert not any("steady gradient" in line for line in report_of(swept("flat", flat, kind="k1k2")).findings)
 
 
 def test_a_grid_with_holes_is_not_averaged_over() -> None:

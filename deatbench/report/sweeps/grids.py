@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from deatbench.report.deat.pairs import standing_after_holm
+from deatbench.report.setups import steady_step
 from deatbench.report.sweeps.cells import Measure, cells_of, measures_of
 from deatbench.report.sweeps.document import Report
 from deatbench.report.sweeps.grid_sections import followed_section, maps_section, points_section
@@ -24,8 +25,9 @@ def grid_report(sweep: Swept) -> Report:
     if not planes:
         return Report(findings=("No run has a k1 and a k2: there is no grid to draw.",))
     chosen = deciding(measures)
+    findings = [line for plane in planes for measure in chosen for line in _findings(plane, measure)]
     return Report(
-        findings=tuple(line for plane in planes for measure in chosen for line in _findings(plane, measure)),
+        findings=(*findings, *dict.fromkeys(line for plane in planes if (line := _steps(plane)))),
         sections=(maps_section(planes, measures), points_section(planes, chosen), followed_section(planes, chosen)),
     )
 
@@ -53,6 +55,22 @@ def _findings(plane: Plane, measure: Measure) -> list[str]:
             f"corrected for {len(known)} tests (Holm); from {behind(list(plane.cells.values()))}."
         )
     return found
+
+
+def _steps(plane: Plane) -> str | None:
+    """What else changes along k1: the length of a step, where the update is divided by its norm."""
+    found: dict[float, float] = {}
+    for (k1, _), cell in sorted(plane.cells.items()):
+        step = steady_step(cell.config)
+        if step is None or not math.isclose(found.setdefault(k1, step), step, rel_tol=1e-6):
+            return None  # a step of its own for each cell: nothing general to say
+    if len(set(found.values())) < 2:
+        return None
+    steps = ", ".join(f"{step:.3g} at k1 = {k1:g}" for k1, step in found.items())
+    return (
+        f"{plane.title}: on a steady gradient the step is {steps}: along k1 its length changes too, so this grid alone "
+        "does not say which of the two accuracy follows. Runs at matched steps would."
+    )
 
 
 def _margins(plane: Plane, measure: Measure) -> str:

@@ -50,7 +50,7 @@ def build(home: Path) -> None:
 @click.option("--pages", is_flag=True, help="Also whether leaderboards/ is what the records give, byte by byte.")
 @_as_json
 def check(home: Path, pages: bool, as_json: bool) -> None:
-    """Check every file under model_zoo/, evaluations/ and published/, and say all that is wrong.
+    """Check every file under model_zoo/, evaluations/, published/ and sweeps/, and say all that is wrong.
 
     Each record's form, name and place; hashes of weights and archives; metrics worked out again from the verdict bits;
     no image robust that is wrong without attack; no suite above one of its members; each radius as written; and that

@@ -16,5 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def test_the_committed_records_and_pages_have_no_fault() -> None:
     found = audit(Home(REPOSITORY), pages=True)
     assert [f"{fault.file}: {fault.message}" for fault in found.faults] == []
+    assert found.checked["evaluations"] > 100
+    assert found.checked["weight files"] > 20
     assert found.checked["pages"] > 50
     assert found.checked["verifications"] >= 7

@@ -8,13 +8,14 @@ from __future__ import annotations
 from deatbench.errors import DeatbenchError
 from deatbench.records import PublishedResult
 from deatbench.report.audit.findings import ARCHIVE, LOOKS, Audit, files_below, is_file
+from deatbench.report.audit.sweep_audit import audit_sweeps
 from deatbench.report.audit.zoo_audit import audit_zoo
 from deatbench.report.site import generated
 from deatbench.store import Home
 
 
 def audit(home: Home, *, pages: bool = False) -> Audit:
-    """Look at every file under model_zoo/, evaluations/ and published/; with `pages`, under leaderboards/ too."""
+    """Look at every file of model_zoo/, evaluations/ and published/, at sweeps, and with `pages` at leaderboards/."""
     found = Audit(home)
     audit_zoo(found)
     for path in files_below(found, home.evaluations):
@@ -35,6 +36,7 @@ def audit(home: Home, *, pages: bool = False) -> Audit:
             found.load(path, PublishedResult, "published results")
         elif path.name != "README.md":
             found.say(path, "is no published result")
+    audit_sweeps(found)
     if pages:
         _compare_pages(found)
     found.faults.sort(key=lambda fault: fault.file)

@@ -12,6 +12,7 @@ from deatbench.records import EpochMetrics, Flag
 
 MOST_ROLLBACKS = 3
 SINGLE_STEP_GAP = 0.1  # FGSM is weaker than PGD by a few points against sound networks
+FALL = 0.15  # less is what the first epochs of a sound run, at 10 or 20 %, go up and down by
 
 
 def not_finite(epoch: int) -> Flag:
@@ -36,10 +37,10 @@ def failure(metrics: EpochMetrics, history: Sequence[EpochMetrics], num_classes:
 
 
 def _confuses_single_steps(single: float, robust: float, best: float, last_epoch: bool) -> bool:
-    """Accuracy under FGSM far above that under PGD, which has halved since its best, or never came.
+    """Accuracy under FGSM far above that under PGD, which has halved since its best and fallen far, or never came.
 
     A network that has only begun to learn also withstands FGSM longer than PGD where eps is large; so what never was
     robust is judged at the end, or where FGSM is withstood well.
     """
-    fell, never = robust < best / 2, robust <= single / 4 and (last_epoch or single > 0.5)
+    fell, never = robust < best / 2 and best - robust > FALL, robust <= single / 4 and (last_epoch or single > 0.5)
     return robust < single / 2 and single - robust > SINGLE_STEP_GAP and (fell or never)

@@ -85,6 +85,15 @@ def test_catastrophic_overfitting_needs_no_better_past(metrics: EpochMetrics, se
     assert (failure(metrics, [], num_classes=10, last_epoch=False) is not None) == seen
 
 
+@pytest.mark.parametrize(
+    ("best", "robust", "fgsm"), [(0.174, 0.083, 0.222), (0.083, 0.014, 0.118), (0.174, 0.056, 0.174)]
+)
+def test_ups_and_downs_of_first_epochs_are_no_overfitting(best: float, robust: float, fgsm: float) -> None:
+    """Epochs of runs on digits that went on to 40 and 70 % under PGD."""
+    history = [after(0.66, best, fgsm=0.3)]
+    assert failure(after(0.55, robust, fgsm=fgsm), history, num_classes=10, last_epoch=False) is None
+
+
 def test_a_run_that_ends_with_nothing_but_single_step_robustness() -> None:
     ending = after(0.5, 0.05, fgsm=0.22)
     assert failure(ending, [after(0.5, 0.01, fgsm=0.2)], num_classes=10, last_epoch=False) is None

@@ -16,7 +16,7 @@ MEANINGS = {
     "verification_failed": "Somebody looked again at what is stored, and it is not what the record says.",
     "not_reproduced": "Somebody ran the same recipe again, and the outcome lies beyond what chance explains.",
     "nonfinite_loss": "Training went on from weights before that, or ended there.",
-    "catastrophic_overfitting": "The network learnt to fool the one-step attack of its training; others break it.",
+    "catastrophic_overfitting": "From then on attacks of one step say nothing: PGD breaks what they leave.",
     "collapse": "The network gives nearly the same answer for every image.",
     "resumed_elsewhere": "On another machine, rounding differs: the run cannot be repeated bit by bit.",
 }

@@ -210,7 +210,10 @@ def test_output_folders_that_cannot_be_written(home: Path, refused) -> None:  # 
     (home / "file").write_text("in the way")
     for command in ((*RUN, "--out", "file"), ("--home", "file/below", *RUN), (*EVAL, "--out", "file")):
         refused(1, ["file", "not a folder", "--out"], *command)
-    refused(1, ["cannot write", "file"], "leaderboard", "build", "--home", "file")
+    refused(4, ["no folder file"], "leaderboard", "build", "--home", "file")
+    (home / "full").mkdir()
+    (home / "full" / "leaderboards").write_text("in the way")
+    refused(1, ["cannot write", "leaderboards"], "leaderboard", "build", "--home", "full")
     closed = home / "closed"
     closed.mkdir(mode=0o555)
     if os.access(closed, os.W_OK):

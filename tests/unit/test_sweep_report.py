@@ -487,6 +487,15 @@ def test_no_sweep_is_said(tmp_path: Path) -> None:
         read_sweep(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["sweep.yaml", "points.jsonl", "results.jsonl"])
+def test_a_link_to_an_endless_device_is_one_line(tmp_path: Path, name: str) -> None:
+    folder = write_sweep(tmp_path, table2_sweep(seeds=1))
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises((ConfigError, MissingError)):
+        read_sweep(folder)
+
+
 def test_an_alias_bomb_is_read_past(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path, table2_sweep(seeds=1))
     bomb = "a: &a [x, x]\nb: &b [*a, *a, *a, *a]\nc: [*b, *b, *b]\nbase: {report: k1k2}\nreport: table2\nabout: hi\n"

@@ -199,7 +199,7 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     facts = [
         ("Architecture", f"{card.model.arch} {_parameters(card.model.params)}".strip()),
         ("Parameters", f"{training.n_params:,}"),
-        ("Multiply-adds of one image", f"{training.flops:,}"),
+        ("Operations of one image (a multiply-add is two)", f"{training.flops:,}"),
         ("Method", _spec(config, "method")),
         ("Optimizer", _spec(config, "optimizer")),
         ("Schedule", _spec(config, "schedule")),

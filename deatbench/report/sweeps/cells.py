@@ -19,10 +19,9 @@ from deatbench.report.escape import plain
 from deatbench.report.metrics import describe, place
 from deatbench.report.setups import network, number, part, steady_step
 from deatbench.report.standings.rows import Summary
-from deatbench.report.standings.runs import AUTOATTACK, WORST_CASE
+from deatbench.report.standings.runs import AUTOATTACK, CLEAN, WORST_CASE
 from deatbench.report.wording import percent
 
-CLEAN = "clean_acc"
 CHECKPOINTS: tuple[Checkpoint, ...] = ("last", "best", "ema", "swa", "shifted")
 _PGD = re.compile(r"pgd-\d{1,6}")
 

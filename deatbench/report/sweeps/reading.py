@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from deatbench.errors import ConfigError, MissingError
 from deatbench.records import SweepResult
-from deatbench.store import Home, parse_json
+from deatbench.store import Home, parse_json, read_text
 
 RESULTS = "results.jsonl"
 MAX_LINE_BYTES = 4 * 2**20
@@ -159,14 +159,10 @@ def _said(path: Path) -> tuple[str, str | None]:
 
 
 def _small(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise MissingError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text") from error
+    text = read_text(path)
+    if len(text) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
+    return text
 
 
 def _natural(result: SweepResult) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from deatbench.engine.distributed import Processes
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.shards import shards
 from deatbench.errors import InterruptedRun
+from deatbench.models import LoadedModel
 from deatbench.models.runs import trained_model
 from deatbench.pipeline.configuration import configure
-from deatbench.pipeline.evaluation import evaluate
+from deatbench.pipeline.evaluation import evaluate, under_its_other_name
 from deatbench.pipeline.generalisation import measure_generalisation
 from deatbench.pipeline.machine import Machine
 from deatbench.pipeline.publication import add_diagnostics, add_to_zoo
@@ -24,7 +26,7 @@ from deatbench.pipeline.request import EvaluationRequest
 from deatbench.pipeline.training import prepare, train
 from deatbench.records import Checkpoint, EvaluationRecord, TrainingRecord
 from deatbench.store import RunFolder, read_record, write_record
-from deatbench.threats import make_threat
+from deatbench.threats import ThreatModel, make_threat
 from deatbench.trackers import Trackers
 
 __all__ = [
@@ -68,47 +70,69 @@ def run(
     folder = train(config, machine, fresh=fresh, monitor=monitor, trackers=trackers, processes=team)
     training = read_record(folder.training, TrainingRecord)
     data = load_dataset(config.dataset, machine.data_dir, val_fraction=config.val_fraction)
-    checkpoints = sorted(training.weights, key=lambda name: name != training.chosen)
-    records = [_evaluated(name, config, folder, training, data, machine, fresh, monitor, team) for name in checkpoints]
+    measuring = _Measuring(config, folder, training, data, machine, fresh, monitor, team)
+    records: dict[Checkpoint, EvaluationRecord] = {}
+    for name in sorted(training.weights, key=lambda name: name != training.chosen):
+        records[name] = measuring.evaluation(name, records)
     entry = None
     if publish:
-        entry = team.first(lambda: add_to_zoo(machine.home, folder, training, records))
+        entry = team.first(lambda: add_to_zoo(machine.home, folder, training, [*records.values()]))
         team.first(lambda: add_diagnostics(entry, folder, data, machine, monitor))
-    return RunResult(folder, training, tuple(records), entry)
+    return RunResult(folder, training, tuple(records.values()), entry)
 
 
-def _evaluated(
-    checkpoint: Checkpoint,
-    config: RunConfig,
-    folder: RunFolder,
-    training: TrainingRecord,
-    data: Dataset,
-    machine: Machine,
-    fresh: bool,
-    monitor: Monitor,
-    team: Processes,
-) -> EvaluationRecord:
-    """The evaluation of one set of weights, made now unless it is there: the chosen one gets the whole plan."""
-    plan = config.evaluation
-    path = folder.evaluations / f"{checkpoint}-{plan.digest}.json"
-    if not team.first(path.is_file):
-        monitor.note(f"attacking the {checkpoint} weights of {folder.path.name}")
-        model = trained_model(folder, checkpoint, machine.device)
+@dataclass(frozen=True)
+class _Measuring:
+    """The evaluations of a trained run's weights, each made unless it is there."""
+
+    config: RunConfig
+    folder: RunFolder
+    training: TrainingRecord
+    data: Dataset
+    machine: Machine
+    fresh: bool
+    monitor: Monitor
+    team: Processes
+
+    def evaluation(self, name: Checkpoint, before: Mapping[Checkpoint, EvaluationRecord]) -> EvaluationRecord:
+        """Of the weights of this name; those evaluated `before` under another, by the same attacks, are not again."""
+        path = self.folder.evaluations / f"{name}-{self.config.evaluation.digest}.json"
+        if not self.team.first(path.is_file):
+            model = trained_model(self.folder, name, self.machine.device)
+            alike = (other for other in before if self.training.weights[other] == self.training.weights[name])
+            if same := next((other for other in alike if self._attacks(other) == self._attacks(name)), None):
+                self.monitor.note(f"{self.folder.path.name}: its {name} weights are the {same} ones, evaluated already")
+                record = under_its_other_name(before[same], model, *self._asked(name), self.machine)
+                self.team.first(lambda: write_record(path, record))
+            else:
+                self._attack(name, model, path)
+        return read_record(path, EvaluationRecord)
+
+    def _attack(self, name: Checkpoint, model: LoadedModel, path: Path) -> None:
+        self.monitor.note(f"attacking the {name} weights of {self.folder.path.name}")
+        asked = self._asked(name)
+        done = evaluate(model, *asked, self.machine, monitor=self.monitor, shards=shards(self.team))
+        if done.interrupted:
+            raise InterruptedRun("evaluation stopped", "the same command continues")
+        gap = self.team.first(lambda: measure_generalisation(model.module, self.data, self.config, self.machine.device))
+        record = done.record.model_copy(update={"generalisation": gap})
+        self.team.first(lambda: write_record(path, record))
+        self.team.first(done.progress.clear)
+
+    def _attacks(self, name: Checkpoint) -> tuple[str, ...]:
+        """The whole plan for the chosen weights."""
+        plan = self.config.evaluation
+        return plan.attacks if name == self.training.chosen else plan.last_attacks
+
+    def _asked(self, name: Checkpoint) -> tuple[Dataset, ThreatModel, EvaluationRequest]:
+        config, plan = self.config, self.config.evaluation
         request = EvaluationRequest(
-            plan.attacks if checkpoint == training.chosen else plan.last_attacks,
+            self._attacks(name),
             n=plan.n,
             seed=config.seed,
             batch_size=plan.batch_size,
             engine=plan.engine,
             precision=plan.precision,
-            fresh=fresh,
+            fresh=self.fresh,
         )
-        threat = make_threat(config.threat.norm, config.threat.eps)
-        done = evaluate(model, data, threat, request, machine, monitor=monitor, shards=shards(team))
-        if done.interrupted:
-            raise InterruptedRun("evaluation stopped", "the same command continues")
-        gap = team.first(lambda: measure_generalisation(model.module, data, config, machine.device))
-        record = done.record.model_copy(update={"generalisation": gap})
-        team.first(lambda: write_record(path, record))
-        team.first(done.progress.clear)
-    return read_record(path, EvaluationRecord)
+        return self.data, make_threat(config.threat.norm, config.threat.eps), request

@@ -77,6 +77,19 @@ def evaluate(
     return Evaluated(record, archive, progress, bool(done.missing))
 
 
+def under_its_other_name(
+    record: EvaluationRecord,
+    model: LoadedModel,
+    data: Dataset,
+    threat: ThreatModel,
+    request: EvaluationRequest,
+    machine: Machine,
+) -> EvaluationRecord:
+    """`record` for the same weights kept under another name: attacked again, they would get the same verdicts."""
+    task = make_task(model, data, threat, request, machine)
+    return record.model_copy(update={"id": task.record_id, "model": task.model_info, "training": model.training})
+
+
 def _progress(task: Task, folder: Path, fresh: bool, monitor: Monitor, shards: Alone) -> SavedProgress:
     """What an earlier try has left, unless it is to be forgotten."""
     if fresh and shards.rank == 0:

@@ -29,7 +29,8 @@ from deatbench.report.standings.significance import paired
 from deatbench.report.sweeps.arms import MATCHED, SAME, Contest, panels_of
 from deatbench.report.sweeps.cells import Cell, Measure, cells_of, measures_of
 from deatbench.report.sweeps.contests import finals
-from deatbench.report.sweeps.inference import DRAWS, difference, pooled, ranks, sign_flips
+from deatbench.report.sweeps.effects import Noise, level
+from deatbench.report.sweeps.inference import DRAWS, difference, pooled, ranks, sign_flips, within
 from deatbench.report.sweeps.page import headline, report_of, report_pages, sweep_pages
 from deatbench.report.sweeps.parts import parts_of
 from deatbench.report.sweeps.planes import PAPER, Plane
@@ -311,7 +312,7 @@ def test_grid_names_its_points_and_tests_them_against_the_papers() -> None:
     assert float(rows[1.0, 0.0]["p"]) == pytest.approx(paired(a.verdicts(LAST), b.verdicts(LAST)), rel=1e-4)
     assert PAPER not in rows
     said = report_of(sweep).findings
-    assert "averaged over k1, k2 moves accuracy by 8.0 points (lowest at 0, highest at 0.8)" in said[0]
+    assert "averaged over k1, k2 moves accuracy by 8.0 points (lowest at 0, highest at 0.8; F-test: p" in said[0]
     a, b, c = (DEAT["lr"] / norm**0.5 for norm in (1, 5, 13))  # k1 shortens the step as well
     assert f"the step is {a:.3g} at k1 = 0, {b:.3g} at k1 = 1, {c:.3g} at k1 = 2:" in said[-1]
     assert any("validation chooses the paper's own" in line for line in said)
@@ -365,6 +366,85 @@ def test_ratio_report_says_which_explains_more(by_ratio: bool, words: str) -> No
     assert [row["batch_sizes"] for row in fixed] == ["2", "3", "3", "2"]
 
 
+def test_the_noise_of_one_group_of_cells_is_scipys_anova() -> None:
+    rng = np.random.default_rng(1)
+    shares = [[0.4 + 0.02 * cell + 0.05 * rng.random() for _ in range(2 + cell)] for cell in range(4)]
+    cells = [cell_of(values) for values in shares]
+    noise = Noise.of(cells, LAST)
+    assert noise is not None
+    runs = [[metric.value for metric in cell.metrics(LAST)] for cell in cells]
+    levels = [level([cell], LAST) for cell in cells]
+    assert noise.p_value([levels]) == pytest.approx(stats.f_oneway(*runs).pvalue)
+    assert noise.spread == pytest.approx(np.sqrt(sum(np.var(v) * len(v) for v in runs) / (14 - 4)))
+    assert noise.p_value([[each] for each in levels]) is None  # nothing in a group to compare
+
+
+def test_the_effect_of_one_axis_of_a_grid_is_that_of_least_squares() -> None:
+    rng = np.random.default_rng(2)
+    grid = {
+        (a, b): [0.3 + 0.03 * a + 0.01 * b + 0.04 * rng.random() for _ in range(3)] for a in range(3) for b in range(2)
+    }
+    cells = {place: cell_of(values) for place, values in grid.items()}
+    noise = Noise.of(cells.values(), LAST)
+    assert noise is not None
+    levels = [level((cell for place, cell in cells.items() if place[0] == a), LAST) for a in range(3)]
+    rows = [(a, b, m.value) for (a, b), cell in cells.items() for m in cell.metrics(LAST)]
+    y, full = (
+        np.array([v for *_, v in rows]),
+        np.array([[(a, b) == place for place in grid] for a, b, _ in rows], float),
+    )
+    without = np.array([[1.0, b] for _, b, _ in rows])  # no effect of a beside b and the interaction
+    both = np.array([[1.0, b, a == 1, a == 2] for a, b, _ in rows])
+    left = [float(np.linalg.lstsq(x, y)[1][0]) for x in (without, both, full)]
+    expected = stats.f.sf(((left[0] - left[1]) / 2) / (left[2] / (18 - 6)), 2, 12)
+    assert noise.p_value([levels]) == pytest.approx(expected)
+
+
+def cell_of(shares: list[float]) -> Cell:
+    """A cell of one run per share of images that withstand."""
+    found = [
+        result({"a": 1}, SGD, seed=seed, weights={"last": measured({"pgd-20": first(share)})})
+        for seed, share in enumerate(shares)
+    ]
+    return cells_of(found)[0]
+
+
+@pytest.mark.parametrize("by_ratio", [True, False])
+def test_lack_of_fit_rules_out_the_wrong_one(by_ratio: bool) -> None:
+    rng = np.random.default_rng(3)
+    found = []
+    for run in ratio_sweep(by_ratio).results:
+        share = run.weights["last"].metrics["pgd-20"].value
+        for seed in (0, 1, 2):
+            made = {"last": measured({"pgd-20": first(share + 0.02 * rng.random())})}
+            settings, size = run.points[0].settings, run.config["batch_size"]
+            found.append(result(settings, run.config["optimizer"], seed=seed, weights=made, batch_size=size))
+    said = report_of(swept("ratio", found, kind="lr-batch")).findings[1]
+    ratio, rate = said.split("; that it depends on α alone is ")
+    assert ("α/b alone is not ruled out" in ratio) == by_ratio
+    assert rate.startswith("ruled out (p < 0.001)" if by_ratio else "not ruled out")
+
+
+def test_weights_of_the_same_trainings_are_compared_within_each() -> None:
+    found = []
+    for seed, share in enumerate((0.2, 0.4, 0.6)):  # seeds scatter far more than the weights differ
+        made = {"last": measured({"pgd-20": first(share)}), "best": measured({"pgd-20": first(share + 0.05)})}
+        found.append(result({"a": 1}, SGD, seed=seed, weights=made))
+    cell = cells_of(found)[0]
+    kept = within(cell, Measure("best", "pgd-20"), LAST)
+    apart = difference(cell, cell, Measure("best", "pgd-20"), LAST)
+    assert kept is not None
+    assert apart is not None
+    assert kept.value == pytest.approx(0.05)
+    assert kept.p_value is not None
+    assert apart.p_value is not None
+    assert kept.p_value < 0.001 < 0.5 < apart.p_value
+    one = Cell(cell.settings, cell.label, cell.runs[:1])
+    a_MN, b_MN = one.verdicts(Measure("best", "pgd-20")), one.verdicts(LAST)
+    assert within(one, Measure("best", "pgd-20"), LAST).p_value == paired(a_MN, b_MN)
+    assert within(one, Measure("ema", "pgd-20"), LAST) is None
+
+
 def test_variants_are_held_against_deat_and_shifted_weights_against_the_last() -> None:
     found = []
     for name, optimizer, share in (
@@ -376,8 +456,8 @@ def test_variants_are_held_against_deat_and_shifted_weights_against_the_last() -
         found += [result({"update": name}, optimizer, weights=made, seed=seed) for seed in (0, 1)]
     sweep = swept("mechanism", found, kind="mechanism")
     said = report_of(sweep).findings
-    assert any("against deat: pgd-at is worse" in line for line in said)
-    assert any("against deat: plain shows no settled difference: 0.0 points" in line for line in said)
+    assert any("against deat. Worse: pgd-at (−10.0 points, p < 0.001). No settled" in line for line in said)
+    assert any("No settled difference: plain. From 2 tests on the same 400 images, 2 seeds." in line for line in said)
     rows = [row for row in table(sweep, "weights") if row["metric"] == "pgd-20"]
     assert {(row["weights"], float(row["difference_from_last"])) for row in rows} == {("shifted", -0.1)}
     assert len(rows) == 3

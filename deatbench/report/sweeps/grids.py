@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 
 from deatbench.report.deat.pairs import standing_after_holm
 from deatbench.report.setups import steady_step
 from deatbench.report.sweeps.cells import Measure, cells_of, measures_of
 from deatbench.report.sweeps.document import Report
+from deatbench.report.sweeps.effects import Level, Noise, level
 from deatbench.report.sweeps.grid_sections import followed_section, maps_section, points_section
 from deatbench.report.sweeps.parts import deciding, parts_of
 from deatbench.report.sweeps.planes import K1, K2, PAPER, Plane
 from deatbench.report.sweeps.reading import Swept
-from deatbench.report.sweeps.words import behind, difference_words
+from deatbench.report.sweeps.words import behind, difference_words, p_words
 from deatbench.report.wording import percent
 
 
@@ -77,31 +77,23 @@ def _margins(plane: Plane, measure: Measure) -> str:
     """How far the mean moves along each momentum, beside how far seeds move it."""
     if len(plane.cells) < len(plane.k1) * len(plane.k2):
         return "the grid has holes, so what k1 does cannot be told from what k2 does yet."
+    noise = Noise.of(plane.cells.values(), measure)
     words = []
     for name, other, values, turn in (("k1", "k2", plane.k1, 0), ("k2", "k1", plane.k2, 1)):
-        means = _margin(plane, measure, values, turn)
-        if len(means) > 1:
-            low, high = min(means, key=lambda v: means[v]), max(means, key=lambda v: means[v])
+        levels = _levels(plane, measure, values, turn)
+        if len(levels) > 1:
+            low, high = min(levels, key=lambda v: levels[v]), max(levels, key=lambda v: levels[v])
+            p_value = noise.p_value([list(levels.values())]) if noise else None
             words.append(
-                f"averaged over {other}, {name} moves accuracy by {100 * (means[high] - means[low]):.1f} points "
-                f"(lowest at {low:g}, highest at {high:g})"
+                f"averaged over {other}, {name} moves accuracy by {100 * (levels[high][0] - levels[low][0]):.1f} "
+                f"points (lowest at {low:g}, highest at {high:g}; F-test: {p_words(p_value)})"
             )
-    spread = _spread(plane, measure)
-    return "; ".join(words) + (f"; seeds alone spread it by ±{percent(spread)}." if spread is not None else ".")
+    return "; ".join(words) + (f"; seeds alone spread it by ±{percent(noise.spread)}." if noise else ".")
 
 
-def _margin(plane: Plane, measure: Measure, values: Sequence[float], turn: int) -> dict[float, float]:
+def _levels(plane: Plane, measure: Measure, values: Sequence[float], turn: int) -> dict[float, Level]:
     """Mean over the other momentum for each value of one, as far as cells are there."""
-    found = {}
-    for value in values:
-        means = [cell.mean(measure) for place, cell in plane.cells.items() if place[turn] == value]
-        known = [mean for mean in means if mean is not None]
-        if known:
-            found[value] = statistics.fmean(known)
-    return found
-
-
-def _spread(plane: Plane, measure: Measure) -> float | None:
-    """The standard deviation over seeds, pooled over cells."""
-    found = [s.spread for cell in plane.cells.values() if (s := cell.summary(measure)) and s.spread is not None]
-    return math.sqrt(statistics.fmean(each**2 for each in found)) if found else None
+    found = {
+        value: level((cell for place, cell in plane.cells.items() if place[turn] == value), measure) for value in values
+    }
+    return {value: each for value, each in found.items() if each is not None}

@@ -6,7 +6,7 @@ The formulas are those of scipy.stats, which takes a second to import; the tests
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import erfc, stdtr
 
+from deatbench.records import SweepResult
 from deatbench.report.standings.correlations import kendall, paired_t_test, pearson, spearman
 from deatbench.report.standings.significance import LEVEL, paired
 from deatbench.report.sweeps.cells import Cell, Measure
@@ -212,14 +213,46 @@ def pooled(pairs: Sequence[tuple[Cell, Cell]], measure: Measure) -> Difference |
     return Difference(float(gains_N.mean()), n, _pooled_p(gains_N, cells_MN))
 
 
+def within(cell: Cell, measure: Measure, other: Measure) -> Difference | None:
+    """`measure` minus `other` in the same trainings, which have both; None where none has.
+
+    As `difference`, but what seeds add is the spread of each training's own difference: both sets of weights share
+    what a seed does to their training.
+    """
+    runs = tuple(run for run in cell.runs if all(m.metric in _metrics(run, m) for m in (measure, other)))
+    if not runs:
+        return None
+    both = Cell(cell.settings, cell.label, runs)
+    a_MN, b_MN = both.verdicts(measure), both.verdicts(other)
+    n = min(a_MN.shape[1], b_MN.shape[1])
+    if len(runs) == 1 or len(both.images(measure) | both.images(other)) != 1 or not n:
+        return difference(both, both, measure, other)
+    gains_MN = a_MN[:, :n].astype(float) - b_MN[:, :n]
+    gains_M = gains_MN.mean(axis=1)
+    p_value = _welch_p(gains_MN.mean(axis=0), [(float(gains_M.var(ddof=1)) / len(runs), len(runs) - 1)])
+    return Difference(float(gains_M.mean()), n, p_value)
+
+
+def _metrics(run: SweepResult, measure: Measure) -> Collection[str]:
+    kept = run.weights.get(measure.weights)
+    return kept.metrics if kept else ()
+
+
 def _pooled_p(gains_N: np.ndarray, cells_MN: Sequence[np.ndarray]) -> float:
-    """Student's p after Welch and Satterthwaite; a variance below rounding is that of n tosses that fall alike."""
-    n, pairs = len(gains_N), len(cells_MN) / 2
-    parts = [(float(gains_N.var(ddof=1)) / n, n - 1)] if n > 1 else []
-    for cell_MN in cells_MN:
-        if len(cell_MN) > 1:
-            parts.append((float(cell_MN.mean(axis=1).var(ddof=1)) / len(cell_MN) / pairs**2, len(cell_MN) - 1))
-    total, mean = sum(variance for variance, _ in parts), float(gains_N.mean())
+    pairs, several = len(cells_MN) / 2, [cell_MN for cell_MN in cells_MN if len(cell_MN) > 1]
+    seeds = [(float(c.mean(axis=1).var(ddof=1)) / len(c) / pairs**2, len(c) - 1) for c in several]
+    return _welch_p(gains_N, seeds)
+
+
+def _welch_p(gains_N: np.ndarray, seeds: Sequence[tuple[float, int]]) -> float:
+    """Student's p after Welch and Satterthwaite that the mean over images is 0.
+
+    Beside the images, `seeds` are further parts of its variance with their degrees of freedom. A variance below
+    rounding is that of n tosses that fall alike.
+    """
+    n, mean = len(gains_N), float(gains_N.mean())
+    parts = [*([(float(gains_N.var(ddof=1)) / n, n - 1)] if n > 1 else []), *seeds]
+    total = sum(variance for variance, _ in parts)
     if total < 1e-18:
         return 1.0 if abs(mean) < 1e-12 else 2.0 ** (1 - n)
     freedom = total**2 / sum(variance**2 / degrees for variance, degrees in parts)

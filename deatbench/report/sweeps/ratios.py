@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from deatbench.report.charts import Axis, Line, lines
 from deatbench.report.setups import number
+from deatbench.report.standings.significance import LEVEL
 from deatbench.report.sweeps.cells import Cell, Measure, cells_of, measures_of
 from deatbench.report.sweeps.document import (
     MAX_FIGURES,
@@ -21,10 +22,12 @@ from deatbench.report.sweeps.document import (
     entries,
     slugs,
 )
+from deatbench.report.sweeps.effects import Level, Noise, level
 from deatbench.report.sweeps.inference import Ranks, ranks
 from deatbench.report.sweeps.parts import Part, cells_data, deciding, parts_of
 from deatbench.report.sweeps.reading import Swept
 from deatbench.report.sweeps.words import behind, coefficient, mean_entry, p_words, runs_words, usual_runs
+from deatbench.report.wording import percent
 
 RATE, BATCH = "optimizer.lr", "batch_size"
 WITH = ("α/b", "α", "b")
@@ -80,22 +83,44 @@ def _findings(part: Part, measure: Measure) -> list[str]:
     )
     return [
         f"{where}: by rank {said}: |ρ| = {a:.2f} ({p_words(by_ratio.p_value)}) against {b:.2f} "
-        f"({p_words(by_rate.p_value)}), from {cells}. Whether that is more than chance is not tested.",
+        f"({p_words(by_rate.p_value)}), from {cells}.",
         *_within(part, measure, where),
     ]
 
 
 def _within(part: Part, measure: Measure, where: str) -> list[str]:
-    """How much accuracy still moves where the ratio is the same."""
-    groups = fixed(part, measure)
-    if not groups:
+    """How much accuracy still moves where the ratio is the same, and where α is; is that more than seeds?"""
+    noise, points = Noise.of((cell for *_, cell in placed(part)), measure), fixed(part, measure)
+    if not points:
         return [f"{where}: no ratio α/b was tried with two batch sizes."]
-    moves = [max(means) - min(means) for means in groups.values()]
+    moves = [max(means) - min(means) for means in points.values()]
     every = [mean for *_, cell in placed(part) if (mean := cell.mean(measure)) is not None]
-    return [
+    moved = (
         f"{where}: at a fixed α/b, accuracy still moves by up to {100 * max(moves):.1f} points over batch sizes; over "
-        f"all points by {100 * (max(every) - min(every)):.1f}."
+        f"all points by {100 * (max(every) - min(every)):.1f}"
+    )
+    if noise is None:
+        return [f"{moved}. One run each: seeds may do as much."]
+    by_ratio, by_rate = (_left(part, measure, noise, ratio=ratio) for ratio in (True, False))
+    return [
+        f"{moved}; seeds alone spread it by ±{percent(noise.spread)}. That accuracy depends on α/b alone is "
+        f"{_verdict(by_ratio)}; that it depends on α alone is {_verdict(by_rate)} (F-tests of what b does beside it)."
     ]
+
+
+def _left(part: Part, measure: Measure, noise: Noise, *, ratio: bool) -> float | None:
+    """p of the hypothesis that accuracy is a function of α/b, or of α: the test of lack of fit."""
+    groups: dict[float, list[Level]] = {}
+    for rate, batch, cell in placed(part):
+        if (known := level([cell], measure)) is not None:
+            groups.setdefault(_ratio(rate, batch) if ratio else rate, []).append(known)
+    return noise.p_value(groups.values())
+
+
+def _verdict(p_value: float | None) -> str:
+    if p_value is None:
+        return "untested"
+    return f"{'ruled out' if p_value < LEVEL else 'not ruled out'} ({p_words(p_value)})"
 
 
 def fixed(part: Part, measure: Measure) -> dict[float, list[float]]:

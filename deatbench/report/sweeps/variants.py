@@ -10,9 +10,10 @@ from markupsafe import Markup
 
 from deatbench.report.charts import BarRow, bars
 from deatbench.report.deat.pairs import standing_after_holm
+from deatbench.report.deat.words import points
 from deatbench.report.escape import plain
 from deatbench.report.setups import method, optimizer, part, setting
-from deatbench.report.sweeps.cells import Cell, Measure, cells_of, measures_of
+from deatbench.report.sweeps.cells import Cell, Measure, cells_of, measures_of, seeds_of
 from deatbench.report.sweeps.document import (
     MAX_FIGURES,
     Data,
@@ -25,10 +26,10 @@ from deatbench.report.sweeps.document import (
     entries,
     slugs,
 )
-from deatbench.report.sweeps.inference import Difference, difference
+from deatbench.report.sweeps.inference import Difference, difference, within
 from deatbench.report.sweeps.parts import cells_data, deciding
 from deatbench.report.sweeps.reading import Swept
-from deatbench.report.sweeps.words import difference_entry, difference_words, mean_entry, usual_runs
+from deatbench.report.sweeps.words import difference_entry, mean_entry, p_words, usual_runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ def variant_report(sweep: Swept) -> Report:
     cells, measures = cells_of(sweep.results, by_point=True), measures_of(sweep.results)
     groups, chosen = groups_of(cells), deciding(measures)
     sections = [_accuracies(groups, measures, chosen), *([_weights(groups)] if _other_weights(groups) else [])]
-    findings = [line for group in groups for measure in chosen for line in _findings(group, measure)]
+    findings = [_findings(group, measure) for group in groups for measure in chosen]
     return Report(findings=tuple(findings), sections=tuple(sections))
 
 
@@ -99,22 +100,28 @@ def named_axis(cells: Sequence[Cell]) -> str | None:
     return None
 
 
-def _findings(group: Group, measure: Measure) -> list[str]:
-    tested = group.tests(measure)
+def _findings(group: Group, measure: Measure) -> str:
+    """One sentence: which variants are better and worse than the one of reference, and how many are neither."""
+    tested, where = group.tests(measure), f"{group.title}, {measure.title}"
+    if not tested:
+        return f"{where}: there is nothing to compare."
     known = sorted((each.p_value, name) for name, each in tested.items() if each.p_value is not None)
     held = {name for _, name in known[: standing_after_holm([p_value for p_value, _ in known])]}
-    where = f"{group.title}, {measure.title}, against {group.reference}"
-    lines = []
-    for name, each in tested.items():
-        said = {1: "better", -1: "worse", 0: "no difference settled"}[each.settled]
-        doubt = "" if each.settled == 0 or name in held else f" (not after correction for {len(known)} tests)"
-        seeds = f"{group.variants[name].seeds} and {group.variants[group.reference].seeds} runs"
-        lines.append(
-            f"{where}: {name} is {said}{doubt}: {difference_words(each)}, {seeds}.".replace(
-                "is no difference settled", "shows no settled difference"
-            )
-        )
-    return lines or [f"{where}: there is nothing to compare."]
+    said = []
+    for sign, word in ((1, "better"), (-1, "worse")):
+        names = sorted((name for name in tested if tested[name].settled == sign), key=lambda n: -abs(tested[n].value))
+        for kept, how in ((True, ""), (False, ", but not once corrected (Holm)")):
+            shown = [f"{name} ({points(tested[name].value)} points, {p_words(tested[name].p_value)})" for name in names if (name in held) == kept]
+            if shown:
+                said.append(f"{word}{how}: {'; '.join(shown)}")
+    neither = [name for name, each in tested.items() if not each.settled]
+    if neither:
+        said.append(f"no settled difference: {'; '.join(neither)}")
+    images = " to ".join(f"{n:,}" for n in sorted({each.n for each in tested.values() if each.n})) or "no"
+    tests = f"{len(known)} {'test' if len(known) == 1 else 'tests'} on the same {images} images"
+    return (
+        f"{where}, against {group.reference}. {'. '.join(each[0].upper() + each[1:] for each in said)}. From {tests}, {seeds_of([*group.variants.values()])}."
+    )
 
 
 def _accuracies(groups: Sequence[Group], measures: Sequence[Measure], chosen: Sequence[Measure]) -> Section:
@@ -205,14 +212,14 @@ def _other_weights(groups: Sequence[Group]) -> list[Compared]:
 def _weights(groups: Sequence[Group]) -> Section:
     text = (
         "The same trainings, other weights: averages, DEAT's shifted point, where its next gradient would be taken, "
-        "and the best epoch, each against the last weights on the same test images."
+        "and the best epoch, each against the last weights of the same training on the same test images."
     )
     found = _other_weights(groups)
     names = ("group", "variant", "weights", "metric", "difference_from_last", "images", "p")
     rows: list[tuple[Value, ...]] = [
         (group.title, name, *measure, each.value, each.n, each.p_value)
         for group, name, measure, last in found
-        if (each := difference(group.variants[name], group.variants[name], measure, last)) is not None
+        if (each := within(group.variants[name], measure, last)) is not None
     ]
     several = len(groups) > 1
     tables = [
@@ -233,6 +240,6 @@ def _weights_table(title: str, found: Sequence[Compared], several: bool, *, fold
         cell, usual = group.variants[name], usual_runs(group.variants.values())
         said = f"{group.title}, {name}" if several else name
         means = (mean_entry(cell, of, usual) for of in (measure, last))
-        rows.append(entries(said, measure.title, *means, difference_entry(difference(cell, cell, measure, last))))
+        rows.append(entries(said, measure.title, *means, difference_entry(within(cell, measure, last))))
     head = ("Variant", "Accuracy", "Weights", "Last weights", "Difference")
     return Table(title, head, rows, frozenset({0, 1}), folded)

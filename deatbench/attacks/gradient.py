@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,15 +44,30 @@ def ascent_direction(model: nn.Module, x_NCHW: Tensor, y_N: Tensor, loss: Loss) 
     return gradient, loss_N.detach(), logits_NK.detach()
 
 
+class Near(Protocol):
+    """Logits of images that differ from N known ones in a window each, for less than a whole forward pass."""
+
+    def small(self, side: int) -> bool:
+        """Whether windows of side² pixels are small enough."""
+
+    def remember(self, of_M: Tensor, z_MCHW: Tensor) -> None:
+        """The images `of_M` of the N are these, from now on."""
+
+    def logits(self, windows_PCSS: Tensor, of_P: Tensor, top_P: Tensor, left_P: Tensor) -> Tensor:
+        """[P, K] of the images `of_P` with these windows at these places."""
+
+
 class SearchForm(nn.Module):
     """A cheaper network that searches for `exact`: nearly the same logits (batch norm folded, low precision).
 
-    What it finds counts only if the exact network, in float32, agrees.
+    What it finds counts only if the exact network, in float32, agrees. `near` gives what computes neighbours of some
+    images [N, C, H, W], or None where that gains nothing.
     """
 
     def __init__(self, cheap: nn.Module, exact: nn.Module) -> None:
         super().__init__()
         self.cheap, self.exact = cheap, exact
+        self.near: Callable[[Tensor], Near | None] | None = None
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return self.cheap(x_NCHW)

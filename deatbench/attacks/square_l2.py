@@ -6,6 +6,8 @@ pair of pyramids of opposite sign; what a second window and the unused budget ho
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,17 @@ from deatbench.attacks.rng import ExampleRng
 from deatbench.threats import ThreatModel
 
 _TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Proposals whose every pixel may differ: [A · K, C, H, W], K of each of A images."""
+
+    tried_PCHW: Tensor
+
+    def images(self, chosen_M: Tensor | None = None) -> Tensor:
+        """The proposals, or some of them by their place: [M, C, H, W]."""
+        return self.tried_PCHW if chosen_M is None else self.tried_PCHW[chosen_M]
 
 
 class L2Squares:
@@ -40,10 +53,19 @@ class L2Squares:
         return self.bounded(x_NCHW, delta, threat)
 
     def propose(
-        self, z_AKCHW: Tensor, x_AKCHW: Tensor, u_AKP: Tensor, sign_AKC: Tensor, side: int, threat: ThreatModel
-    ) -> Tensor:
-        """K times each of A images with one window's change rebuilt from its own, another's and the unused budget."""
-        z, x, u_NP, sign_NC = (part.flatten(0, 1) for part in (z_AKCHW, x_AKCHW, u_AKP, sign_AKC))
+        self,
+        z_ACHW: Tensor,
+        x_ACHW: Tensor,
+        u_AKP: Tensor,
+        sign_AKC: Tensor,
+        side: int,
+        tries: int,
+        threat: ThreatModel,
+    ) -> Whole:
+        """K tries of A images with one window's change rebuilt from its own, another's and the unused budget."""
+        shape = (len(z_ACHW), tries, *z_ACHW.shape[1:])
+        z, x = (images[:, None].expand(shape).flatten(0, 1) for images in (z_ACHW, x_ACHW))
+        u_NP, sign_NC = (part.flatten(0, 1) for part in (u_AKP, sign_AKC))
         delta = z - x
         top, left = corner(u_NP[:, 0], side, z.shape[2]), corner(u_NP[:, 1], side, z.shape[3])
         here = inside(top, left, side, z.shape)
@@ -53,7 +75,7 @@ class L2Squares:
         held = self._length(delta * torch.maximum(here, there))
         fresh = fresh / (_TINY + self._length(fresh)) * self.length_of(self._unused(delta, threat), held, z.shape[1])
         delta = torch.where(here > 0, fresh, torch.where(there > 0, torch.zeros_like(delta), delta))
-        return self.bounded(x, delta, threat).view(z_AKCHW.shape)
+        return Whole(self.bounded(x, delta, threat))
 
     def length_of(self, unused_N111: Tensor, held_NC11: Tensor, channels: int) -> Tensor:
         """Length of a channel's new window: its share of the unused budget and what both windows held."""

@@ -5,12 +5,51 @@ Andriushchenko, Croce, Flammarion, Hein 2020 (arXiv 1912.00049), algorithm 2. L2
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from deatbench.attacks.rng import ExampleRng
 from deatbench.attacks.square_l2 import corner
 from deatbench.threats import ThreatModel
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Proposals that differ from the best points of A images in one square window each, K of every image.
+
+    Args:
+        z_ACHW: the best points.
+        values_AKCS: the windows' pixels.
+        top_AK, left_AK: where they lie; `side` pixels each way.
+    """
+
+    z_ACHW: Tensor
+    values_AKCS: Tensor
+    top_AK: Tensor
+    left_AK: Tensor
+    side: int
+
+    @property
+    def squares_PCSS(self) -> Tensor:
+        """The windows as images, P = A · K."""
+        return self.values_AKCS.flatten(0, 1).unflatten(2, (self.side, self.side))
+
+    def images(self, chosen_M: Tensor | None = None) -> Tensor:
+        """The proposals, or some of them by their place among A · K: [M, C, H, W]."""
+        images, tries, channels = self.values_AKCS.shape[:3]
+        if chosen_M is None:
+            found = self.z_ACHW[:, None].expand(images, tries, *self.z_ACHW.shape[1:])
+            found = found.clone(memory_format=torch.contiguous_format).flatten(0, 1)
+            chosen_M = torch.arange(images * tries, device=self.z_ACHW.device)
+        else:
+            found = self.z_ACHW[chosen_M // tries].contiguous()
+        top_M, left_M = (of.expand(images, tries).flatten()[chosen_M] for of in (self.top_AK, self.left_AK))
+        places_MS = _positions(top_M, left_M, self.side, found.shape[3])
+        values_MCS = self.values_AKCS.flatten(0, 1)[chosen_M]
+        found.flatten(2).scatter_(2, places_MS[:, None].expand(-1, channels, -1), values_MCS)
+        return found
 
 
 class LinfSquares:
@@ -26,21 +65,27 @@ class LinfSquares:
         return (x_NCHW + threat.eps * stripes).clamp_(0.0, 1.0)
 
     def propose(
-        self, z_AKCHW: Tensor, x_AKCHW: Tensor, u_AKP: Tensor, sign_AKC: Tensor, side: int, threat: ThreatModel
-    ) -> Tensor:
-        """K times each of A images with one square changed. u in [0, 1): row and column of the window."""
-        height, width = z_AKCHW.shape[3:]
+        self,
+        z_ACHW: Tensor,
+        x_ACHW: Tensor,
+        u_AKP: Tensor,
+        sign_AKC: Tensor,
+        side: int,
+        tries: int,
+        threat: ThreatModel,
+    ) -> Windows:
+        """K tries of A images, each with one square changed. u in [0, 1): row and column of the window."""
+        height, width = z_ACHW.shape[2:]
         top, left = corner(u_AKP[..., 0], side, height), corner(u_AKP[..., 1], side, width)
-        window_AKS = _positions(top, left, side, width)
-        tried = z_AKCHW.clone(memory_format=torch.contiguous_format).flatten(3)
-        window = window_AKS[:, :, None].expand(*tried.shape[:3], -1)
-        moved = tried.gather(3, window) + 2 * threat.eps * sign_AKC[..., None]
-        tried.scatter_(3, window, threat.project(moved, x_AKCHW.flatten(3).gather(3, window)))
-        return tried.view(z_AKCHW.shape)
+        shape = (len(z_ACHW), tries, z_ACHW.shape[1], side * side)
+        window = _positions(top, left, side, width)[:, :, None].expand(shape)
+        z, x = (images.flatten(2)[:, None].expand(*shape[:3], -1).gather(3, window) for images in (z_ACHW, x_ACHW))
+        moved = threat.project(z + 2 * threat.eps * sign_AKC[..., None], x)
+        return Windows(z_ACHW, moved, top, left, side)
 
 
-def _positions(top_AK: Tensor, left_AK: Tensor, side: int, width: int) -> Tensor:
-    """Where in the flattened image each window's pixels lie, [A, K, side²]."""
-    line = torch.arange(side, device=top_AK.device)
+def _positions(top: Tensor, left: Tensor, side: int, width: int) -> Tensor:
+    """Where in the flattened image each window's pixels lie: one more axis, of side² places."""
+    line = torch.arange(side, device=top.device)
     square = (line[:, None] * width + line).flatten()
-    return (top_AK * width + left_AK)[..., None] + square
+    return (top * width + left)[..., None] + square

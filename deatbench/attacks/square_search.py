@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from deatbench.attacks.gradient import SearchForm, broken, margin
+from deatbench.attacks.gradient import Near, SearchForm, broken, margin
 from deatbench.attacks.journal import Journal, Place
 from deatbench.attacks.rng import ExampleRng
 from deatbench.attacks.square_l1 import L1Squares
-from deatbench.attacks.square_l2 import L2Squares
-from deatbench.attacks.square_linf import LinfSquares
+from deatbench.attacks.square_l2 import L2Squares, Whole
+from deatbench.attacks.square_linf import LinfSquares, Windows
 from deatbench.threats import ThreatModel
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ BLOCK = 250  # queries whose random numbers are drawn at once
 SELDOM, TOO_OFTEN = 1 / 8, 1 / 3  # shares of the images that move in one batch: look further ahead, look less far
 MOST_AHEAD = 32  # queries of one image in a batch
 CPU_VALUES, GPU_VALUES = 2**19, 2**23  # pixel values up to which a batch grows by asking ahead
+NEAR_VALUES = 2**21  # of which only windows are computed
 
 Squares = LinfSquares | L2Squares
 SQUARES: dict[str, type[Squares]] = {"Linf": LinfSquares, "L2": L2Squares, "L1": L1Squares}
@@ -51,6 +52,8 @@ class Search:
         self.standing = torch.arange(len(x_NCHW), device=x_NCHW.device)
         self.at = torch.zeros(len(x_NCHW), dtype=torch.long)
         self.best_NCHW = self.z = self.loss = x_NCHW
+        self.near = self._neighbours()
+        self.moved = torch.ones(len(x_NCHW), dtype=torch.bool, device=x_NCHW.device)  # since `near` was told of them
         self._gather()
 
     def run(self, journal: Journal) -> Tensor:
@@ -76,7 +79,7 @@ class Search:
         queries_AK = self.at[rows, None] + torch.arange(width)
         on = rows.to(self.x.device)
         tried = self._tried(on, queries_AK.clamp(max=last - 1))
-        logits = self.model(tried)
+        logits = self._logits(on, tried)
         loss_AK = margin(logits, self.y[on].repeat_interleave(width)).view(-1, width)
         accepted_AK = ((loss_AK > self.loss[on, None]) | (loss_AK >= 0)) & (queries_AK < last).to(on.device)
         rejected_A = (accepted_AK.cumsum(1) == 0).sum(1)  # before the first that is accepted
@@ -87,24 +90,35 @@ class Search:
         self._adapt(width, len(moving) / len(self.standing))
         if len(moving):
             to, chosen = rows[moving].to(on.device), (moving * width + rejected_A[moving]).to(on.device)
-            self.z[to], self.loss[to] = tried[chosen], loss_AK.flatten()[chosen]
+            self.z[to], self.loss[to] = tried.images(chosen), loss_AK.flatten()[chosen]
+            self.moved[self.standing[to]] = True
             crossed = torch.nonzero(crossed_A[moving])[:, 0].to(on.device)
             self._let_go(to[crossed], logits[chosen[crossed]])
 
-    def _tried(self, on: Tensor, queries_AK: Tensor) -> Tensor:
-        """The proposals [A·K, C, H, W] of some rows' next queries, each made from the row's best point."""
+    def _tried(self, on: Tensor, queries_AK: Tensor) -> Windows | Whole:
+        """The proposals of some rows' next queries, each made from the row's best point."""
         query = int(queries_AK[0, 0])  # side and block are those of all others
         side = self.attack.side(query, self.x.shape, self.squares.odd_side)
         u, sign = self.draws.at(queries_AK.to(on.device), self.standing[on], query // BLOCK)
-        shape = (*queries_AK.shape, *self.x.shape[1:])
-        z, x = (images[on][:, None].expand(shape) for images in (self.z, self.x))
-        return self.squares.propose(z, x, u, sign, side, self.threat).view(-1, *shape[2:])
+        return self.squares.propose(self.z[on], self.x[on], u, sign, side, queries_AK.shape[1], self.threat)
+
+    def _logits(self, on: Tensor, tried: Windows | Whole) -> Tensor:
+        """The network's answers to proposals for some rows: of small windows computed from what it said before."""
+        if self.near is None or not isinstance(tried, Windows) or not self.near.small(tried.side):
+            return self.model(tried.images())
+        images = self.standing[on]
+        moved = torch.nonzero(self.moved[images])[:, 0]
+        if len(moved):
+            self.near.remember(images[moved], tried.z_ACHW[moved])
+            self.moved[images] = False
+        of = images.repeat_interleave(tried.top_AK.shape[1])
+        return self.near.logits(tried.squares_PCSS, of, tried.top_AK.flatten(), tried.left_AK.flatten())
 
     def _width(self, rows: int, left: int) -> int:
         """How many queries of each row to ask at once."""
         if not self.draws.rng.per_image:
             return 1
-        values = CPU_VALUES if self.x.device.type == "cpu" else GPU_VALUES
+        values = NEAR_VALUES if self.near else CPU_VALUES if self.x.device.type == "cpu" else GPU_VALUES
         return max(1, min(self.ahead, left, values // (rows * self.x[0].numel())))
 
     def _adapt(self, width: int, accepted: float) -> None:
@@ -133,6 +147,13 @@ class Search:
         self.standing, self.z, self.loss = self.standing[stay], self.z[stay], self.loss[stay]
         self.at = self.at[stay.cpu()]
         self._gather()
+
+    def _neighbours(self) -> Near | None:
+        """What knows the activations of the best points, where the model offers that and windows are their own."""
+        if not isinstance(self.model, SearchForm) or self.model.near is None:
+            return None
+        fits = self.draws.rng.per_image and isinstance(self.squares, LinfSquares)
+        return self.model.near(self.x_NCHW) if fits else None
 
     def _gather(self) -> None:
         """Image and label of those that stand."""

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from deatbench.attacks.rng import ExampleRng, PublishedRng
 from deatbench.data import Images
 from deatbench.data.images import to_unit
 from deatbench.engine.monitor import Monitor
+from deatbench.engine.nearby import neighbours
 from deatbench.engine.progress import Outcome
 from deatbench.engine.search import PROBE, Search
 from deatbench.engine.shadow import AttackForm
@@ -76,10 +78,14 @@ class PassCounter(nn.Module):
         return getattr(self._counts, "images", 0)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        self._counts.images = self.images + len(x_NCHW)
-        self.monitor.advance(len(x_NCHW))
+        self.count(len(x_NCHW))
         with self._lock:
             return self.model(x_NCHW)
+
+    def count(self, images: int) -> None:
+        """So many pass through the model in this thread."""
+        self._counts.images = self.images + images
+        self.monitor.advance(images)
 
 
 def check_fit(model: nn.Module, images: Images, device: torch.device) -> int:
@@ -232,7 +238,9 @@ class Trial:
     def _form(self, x_NCHW: Tensor) -> SearchForm:
         if self.search is None:
             form = self.settings.search.form(self.model.model, x_NCHW, always=self.settings.workers > 1)
-            form.cheap = PassCounter(form.cheap, self.monitor)
+            cheap = form.cheap = PassCounter(form.cheap, self.monitor)
+            if isinstance(cheap.model, AttackForm):
+                form.near = partial(neighbours, cheap.model, count=cheap.count)
             form.exact = PassCounter(form.exact, self.monitor, self._lock)
             self.search = form
         return self.search

@@ -111,7 +111,7 @@ def _findings(group: Group, measure: Measure) -> str:
     for sign, word in ((1, "better"), (-1, "worse")):
         names = sorted((name for name in tested if tested[name].settled == sign), key=lambda n: -abs(tested[n].value))
         for kept, how in ((True, ""), (False, ", but not once corrected (Holm)")):
-            shown = [f"{name} ({points(tested[name].value)} points, {p_words(tested[name].p_value)})" for name in names if (name in held) == kept]
+            shown = [f"{name} ({_gain(tested[name])})" for name in names if (name in held) == kept]
             if shown:
                 said.append(f"{word}{how}: {'; '.join(shown)}")
     neither = [name for name, each in tested.items() if not each.settled]
@@ -119,9 +119,12 @@ def _findings(group: Group, measure: Measure) -> str:
         said.append(f"no settled difference: {'; '.join(neither)}")
     images = " to ".join(f"{n:,}" for n in sorted({each.n for each in tested.values() if each.n})) or "no"
     tests = f"{len(known)} {'test' if len(known) == 1 else 'tests'} on the same {images} images"
-    return (
-        f"{where}, against {group.reference}. {'. '.join(each[0].upper() + each[1:] for each in said)}. From {tests}, {seeds_of([*group.variants.values()])}."
-    )
+    outcome = ". ".join(each[0].upper() + each[1:] for each in said)
+    return f"{where}, against {group.reference}. {outcome}. From {tests}, {seeds_of([*group.variants.values()])}."
+
+
+def _gain(found: Difference) -> str:
+    return f"{points(found.value)} points, {p_words(found.p_value)}"
 
 
 def _accuracies(groups: Sequence[Group], measures: Sequence[Measure], chosen: Sequence[Measure]) -> Section:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.attacks.base import Attack
-from deatbench.attacks.gradient import Loss, input_gradient
+from deatbench.attacks.gradient import Loss, ascent_direction, input_gradient
 from deatbench.attacks.journal import FORGETFUL, Journal
 from deatbench.errors import ConfigError
 from deatbench.threats import ThreatModel
@@ -70,6 +70,18 @@ class GradientAscent(Attack):
         if self.steps < LONG:
             return self._ascend(model, x_adv, x_NCHW, y_N, threat, self.steps)
         return self._ascend_to_cycles(model, x_adv, x_NCHW, y_N, threat)
+
+    def history(self, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel, rng: Rng) -> Tensor:
+        """Which images each iterate fools, bool [steps + 1, N]: the first is the start, the last the answer."""
+        x_adv = threat.random_start(x_NCHW, rng) if self.random_start else x_NCHW
+        fooled = []
+        for _ in range(self.steps):
+            gradient, _, logits_NK = ascent_direction(model, x_adv, y_N, self.loss)
+            fooled.append(logits_NK.argmax(1) != y_N)
+            x_adv = threat.project(threat.ascend(x_adv, gradient, self.rel_step * threat.eps), x_NCHW)
+        with torch.no_grad():
+            fooled.append(model(x_adv).argmax(1) != y_N)
+        return torch.stack(fooled)
 
     def _ascend(self, model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, steps: int) -> Tensor:
         return ascend(model, x_adv, x, y, threat, self.loss, steps, self.rel_step)

@@ -23,7 +23,7 @@ from deatbench.pipeline.proof import proved
 from deatbench.pipeline.request import EvaluationRequest
 from deatbench.pipeline.task import Task, make_task
 from deatbench.records import CurvePoint, EvaluationRecord, Flag, Samples, metrics_of, pack_bits
-from deatbench.soundness import inspect_model, judge_results
+from deatbench.soundness import inspect_model, inspect_survivors, judge_results
 from deatbench.threats import ThreatModel
 
 
@@ -70,6 +70,8 @@ def evaluate(
             task.module, task.images, threat, task.attacks, task.settings,
             sweep=task.sweep, device=machine.device, progress=progress, shards=shards, monitor=monitor,
         )  # fmt: skip
+        with strict_float32():
+            flags += _survivors_flags(task, done, flags, machine)
     flags += judge_results(done.clean_N, done.robust, done.attacks, threat) + _unfinished(done)
     record, archive = _record(task, done, flags, machine), None
     if task.settings.keep_images:
@@ -99,6 +101,16 @@ def _progress(task: Task, folder: Path, fresh: bool, monitor: Monitor, shards: A
     if progress.begun:
         monitor.note(f"continuing an evaluation that was stopped ({progress.begun} parts done; --fresh starts over)")
     return progress
+
+
+def _survivors_flags(task: Task, done: Evaluation, known: Sequence[Flag], machine: Machine) -> list[Flag]:
+    """What more of the same attack does to the survivors; nobody waits for it who has stopped the evaluation."""
+    if done.missing:
+        return []
+    return inspect_survivors(
+        task.module, task.images, task.threat, task.attacks, done.clean_N, done.robust, known,
+        seed=task.settings.seed, device=machine.device,
+    )  # fmt: skip
 
 
 def _record(task: Task, done: Evaluation, flags: Sequence[Flag], machine: Machine) -> EvaluationRecord:

@@ -5,5 +5,6 @@ A check that fires leaves a flag: a code and a plain sentence, kept in the recor
 
 from deatbench.soundness.inspect import inspect_model
 from deatbench.soundness.judge import judge_results
+from deatbench.soundness.survivors import inspect_survivors
 
-__all__ = ["inspect_model", "judge_results"]
+__all__ = ["inspect_model", "inspect_survivors", "judge_results"]

@@ -1,8 +1,9 @@
 """Checks of the model itself, before it is attacked: can a gradient attack see what the model does?
 
 `randomised`, `softmax_output` and `zero_gradient` after AutoAttack's checks (Croce, Hein 2020, arXiv 2003.01690),
-`interrupted_graph` after the indicators of attack failure (Pintor et al. 2022, arXiv 2106.09947). A gradient is only
-blamed where finite differences contradict it, so that a dead but honest ReLU network is left in peace.
+`interrupted_graph` after the indicators of attack failure (Pintor et al. 2022, arXiv 2106.09947), `unbounded_fails`,
+in unbounded.py, after Carlini et al. 2019 (arXiv 1902.06705). A gradient is only blamed where finite differences
+contradict it, so that a dead but honest ReLU network is left in peace.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from deatbench.attacks.borrow import mode
 from deatbench.attacks.gradient import InterruptedGradient, cross_entropy, input_gradient, margin
 from deatbench.data import Images
 from deatbench.records import Flag
+from deatbench.soundness.unbounded import unbounded_fails
 from deatbench.threats import ThreatModel
 
 IMAGES = 64
@@ -52,6 +54,7 @@ def _inspect(model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel)
     if not interrupted:
         yield from zero_gradient(model, x_NCHW, y_N, threat)
         yield from false_gradient(model, x_NCHW, y_N)
+        yield from unbounded_fails(model, x_NCHW, y_N, logits_NK)
 
 
 def softmax_output(logits_NK: Tensor) -> Iterator[Flag]:

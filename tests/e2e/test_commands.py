@@ -62,7 +62,8 @@ def test_run_again_repeats_nothing(home: Path, capsys: pytest.CaptureFixture[str
     assert "already trained" in done.err
     assert "nothing to resume" not in done.err
     assert {path: path.stat().st_mtime_ns for path in files(home / "runs")} == before
-    columns, best, last = done.out.splitlines()
+    columns, best, last, *flags = done.out.splitlines()
+    assert all(line.startswith("flag not_converged on ") for line in flags)  # two steps are few
     assert columns.split()[:4] == ["model", "threat", "images", "weights"]
     assert " best " in best
     assert " last " in last

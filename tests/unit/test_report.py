@@ -166,6 +166,19 @@ def test_one_flagged_seed_flags_the_row_and_says_how_many() -> None:
     assert flags.text(flags.read(row)) == "silent success (1 of 2 runs)"
 
 
+@pytest.mark.parametrize(
+    ("code", "flagged"), [("not_converged", False), ("silent_success", False), ("zero_gradient", True)]
+)
+def test_a_weak_attack_takes_no_rank_from_the_evaluation_that_decides(code: str, flagged: bool) -> None:
+    training, flag = training_info(0), Flag(code=code, message="m")
+    strong = evaluation("a", robust={"autoattack": 0.45}, training=training)
+    weak = evaluation("a", robust={"pgd-2": 0.6}, training=training, flags=[flag])
+    (row,) = board([strong, weak]).rows
+    assert row.section is (Section.FLAGGED if flagged else Section.RANKED)
+    (alone,) = board([weak]).rows
+    assert alone.section is Section.FLAGGED
+
+
 # Files
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,20 @@ from small_nets import PublishedNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deatbench.attacks import make_attack
+from deatbench import soundness
+from deatbench.attacks import ATTACKS, Attack, make_attack
+from deatbench.attacks.gradient_ascent import GradientAscent
+from deatbench.attacks.rng import ExampleRng
 from deatbench.data import Dataset, Images
 from deatbench.engine.evaluate import Evaluation, evaluate
 from deatbench.models import LoadedModel
 from deatbench.pipeline import EvaluationRequest, Machine
 from deatbench.pipeline import evaluate as pipeline_evaluate
-from deatbench.records import AttackResult
-from deatbench.soundness import inspect_model, judge_results
+from deatbench.records import AttackResult, Flag
+from deatbench.report.model.explanations import MEANINGS
+from deatbench.soundness import inspect_model, inspect_survivors, judge_results
+from deatbench.soundness.judge import GRADIENT_FREE
+from deatbench.soundness.survivors import PASSES
 from deatbench.store import Home
 from deatbench.threats import ThreatModel, make_threat
 
@@ -68,6 +76,13 @@ class Loud(Defence):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return 1000 * self.net(x_NCHW)
+
+
+class Shattered(Defence):
+    """A fine wave on the pixels: the gradient is right, and says nothing a hundredth further on."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.net(x_NCHW + 0.05 * torch.sin(300 * x_NCHW))
 
 
 class _RandomBackward(torch.autograd.Function):
@@ -145,6 +160,14 @@ def codes(model: nn.Module, images: Images, threat: ThreatModel = LINF) -> list[
     return [flag.code for flag in inspect_model(model, images, threat, device=CPU)]
 
 
+def survivors_codes(
+    model: nn.Module, images: Images, threat: ThreatModel, attacks: Sequence[Attack], known: Sequence[Flag] = ()
+) -> list[str]:
+    done = evaluate(model, images, threat, attacks)
+    flags = inspect_survivors(model, images, threat, attacks, done.clean_N, done.robust, known, seed=0, device=CPU)
+    return [flag.code for flag in flags]
+
+
 @pytest.fixture(scope="session")
 def images(digits: Dataset) -> Images:
     return digits.test.subset(torch.arange(64))
@@ -170,6 +193,34 @@ def test_broken_defences_are_flagged(
     assert code in codes(defence(standard_net), images)
 
 
+@pytest.mark.parametrize("defence", [Quantised, Loud, RandomGradient, FlippedGradient])
+@pytest.mark.parametrize("net", ["standard_net", "robust_net"])
+def test_an_attack_without_bounds_fails_on_masked_gradients(
+    images: Images, defence: Callable[[nn.Module], nn.Module], net: str, request: pytest.FixtureRequest
+) -> None:
+    assert "unbounded_fails" in codes(defence(request.getfixturevalue(net)), images)
+
+
+def test_an_attack_without_bounds_fails_on_larger_masked_networks(
+    published_nets: dict[str, PublishedNet], cifar10_test: Images
+) -> None:
+    images = cifar10_test.subset(torch.arange(64))
+    for published in published_nets.values():
+        assert "unbounded_fails" in codes(Loud(published.module), images)
+        assert "unbounded_fails" in codes(Quantised(published.module), images)
+
+
+class Constant(nn.Module):
+    """The same answer for every image."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return 0 * x_NCHW.flatten(1)[:, :10] + torch.eye(10)[3]
+
+
+def test_a_network_with_one_answer_is_not_blamed_for_it(images: Images) -> None:
+    assert "unbounded_fails" not in codes(Constant(), images)
+
+
 @pytest.mark.parametrize("defence", [Quantised, Loud, Jpeg, RandomGradient])
 def test_the_broken_defences_do_mask_a_gradient(
     standard_net: nn.Module, images: Images, defence: Callable[[nn.Module], nn.Module]
@@ -189,7 +240,7 @@ def test_a_memoriser_is_flagged(digits: Dataset, images: Images) -> None:
     assert [flag.code for flag in judge_results(done.clean_N, done.robust, done.attacks, threat)] == ["clean_perfect"]
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("Linf", "0.2"), ("Linf", "1/255"), ("L2", "1.0")])
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", "0.2"), ("Linf", "1/255"), ("L2", "1.0"), ("L1", "3")])
 @pytest.mark.parametrize("net", ["standard_net", "robust_net"])
 def test_honest_networks_raise_no_flag(
     net: str, norm: str, eps: str, digits: Dataset, request: pytest.FixtureRequest
@@ -197,8 +248,10 @@ def test_honest_networks_raise_no_flag(
     model, threat = request.getfixturevalue(net), make_threat(norm, eps)
     for indices_N in torch.arange(len(digits.test)).split(64):
         assert codes(model, digits.test.subset(indices_N), threat) == []
-    done = evaluate(model, digits.test, threat, [make_attack("pgd-10")])
+    attacks = [make_attack("pgd-10" if norm == "Linf" else "pgd-20")]
+    done = evaluate(model, digits.test, threat, attacks)
     assert judge_results(done.clean_N, done.robust, done.attacks, threat) == []
+    assert survivors_codes(model, digits.test, threat, attacks) == []
 
 
 def test_untrained_networks_raise_no_flag(images: Images) -> None:
@@ -212,6 +265,9 @@ def test_published_robust_networks_raise_no_flag(published_nets: dict[str, Publi
         for first in range(0, 640, 64):
             images = cifar10_test.subset(torch.arange(first, first + 64))
             assert codes(published.module, images, make_threat("Linf", published.eps)) == []
+        threat, images = make_threat("Linf", published.eps), cifar10_test.subset(torch.arange(128))
+        for attack in ("pgd-10", "cw-20"):
+            assert survivors_codes(published.module, images, threat, [make_attack(attack)]) == []
 
 
 def test_inspection_leaves_no_trace(standard_net: nn.Module, images: Images) -> None:
@@ -230,6 +286,84 @@ def test_inspection_leaves_no_trace(standard_net: nn.Module, images: Images) -> 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_few_images_are_enough(standard_net: nn.Module, digits: Dataset, n: int) -> None:
     assert codes(standard_net, digits.test.subset(torch.arange(n))) == []
+
+
+# -- the survivors
+
+
+@pytest.mark.parametrize("net", ["standard_net", "robust_net"])
+@pytest.mark.parametrize("attack", ["pgd-1", "pgd-2", "cw-2"])
+def test_an_attack_of_too_few_steps_has_not_converged(
+    net: str, attack: str, digits: Dataset, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(net)
+    for eps in ("0.05", "0.1", "0.2"):
+        threat = make_threat("Linf", eps)
+        assert survivors_codes(model, digits.test, threat, [make_attack(attack)]) == ["not_converged"]
+        thorough = [make_attack(attack), make_attack("apgd-ce")]
+        assert survivors_codes(model, digits.test, threat, thorough) == []  # what it missed was found
+
+
+def test_steps_that_are_too_short_have_not_converged(robust_net: nn.Module, digits: Dataset) -> None:
+    attack = make_attack("pgd-20", rel_step=0.01)
+    assert "not_converged" in survivors_codes(robust_net, digits.test, make_threat("Linf", "0.2"), [attack])
+
+
+def test_an_attack_that_loses_what_it_found_is_flagged(standard_net: nn.Module, digits: Dataset) -> None:
+    threat, attack = make_threat("Linf", "0.2"), make_attack("pgd-20")
+    found = survivors_codes(Shattered(standard_net), digits.test, threat, [attack])
+    assert found == ["silent_success", "not_monotone"]
+
+
+def test_success_on_the_way_is_seen(standard_net: nn.Module, digits: Dataset) -> None:
+    """The history of an attack ends with its answer and begins with its start."""
+    attack, threat = make_attack("pgd-5"), make_threat("Linf", "0.2")
+    assert isinstance(attack, GradientAscent)
+    ((x_NCHW, y_N),) = digits.test.batches([torch.arange(64)], CPU)
+    draws = (ExampleRng(0, torch.arange(64), "pgd-5/0") for _ in range(4))
+    fooled_SN = attack.history(standard_net, x_NCHW, y_N, threat, next(draws))
+    for steps in (1, 3, 5):
+        x_adv = replace(attack, steps=steps)(standard_net, x_NCHW, y_N, threat, next(draws))
+        assert torch.equal(fooled_SN[steps], standard_net(x_adv).argmax(1) != y_N)
+    assert fooled_SN.shape == (6, 64)
+
+
+class Counted(Defence):
+    """Counts the images that pass through it."""
+
+    images = 0
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        self.images += len(x_NCHW)
+        return self.net(x_NCHW)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd-2", "pgd-20", "pgd-100", "pgd-640", "pgd-700", "apgd-ce", "square"])
+def test_looking_at_survivors_costs_little(standard_net: nn.Module, images: Images, name: str) -> None:
+    attack, threat, model = make_attack(name), make_threat("Linf", "0.01"), Counted(standard_net)
+    standing_N = np.ones(len(images), dtype=bool)
+    inspect_survivors(model, images, threat, [attack], standing_N, {name: standing_N}, [], seed=0, device=CPU)
+    assert model.images <= 1.2 * PASSES  # besides those with a gradient there is one for each end
+    assert bool(model.images) == (name not in ("pgd-700", "apgd-ce", "square"))
+
+
+def test_survivors_are_not_asked_where_the_answer_means_nothing(standard_net: nn.Module, images: Images) -> None:
+    attacks, randomised = [make_attack("pgd-2")], [Flag(code="randomised", message="x")]
+    assert survivors_codes(standard_net, images, LINF, attacks, randomised) == []
+    assert survivors_codes(Jpeg(standard_net), images, LINF, attacks) == []
+    assert survivors_codes(standard_net, images, make_threat("Linf", "1"), [make_attack("pgd-10")]) == []  # nobody left
+
+
+def test_looking_at_survivors_leaves_no_trace(standard_net: nn.Module, images: Images) -> None:
+    model = nn.Sequential(nn.Dropout(0.5), standard_net)
+    model.train()
+    state, modes = torch.get_rng_state(), [part.training for part in model.modules()]
+    found = [survivors_codes(model, images, LINF, [make_attack("pgd-2")]) for _ in range(2)]
+    assert found[0] == found[1] == ["not_converged"]
+    assert [part.training for part in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    standard_net.eval()
 
 
 # -- the outcome
@@ -265,6 +399,33 @@ def judged(done: Evaluation, eps: str = "8/255", norm: str = "Linf") -> list[str
 )
 def test_square_beats_whitebox(n: int, gain: int, fires: bool) -> None:
     assert ("square_beats_whitebox" in judged(outcome(n, gain))) == fires
+
+
+@pytest.mark.parametrize(
+    ("n", "gain", "fires"), [(10_000, 20, False), (10_000, 21, True), (256, 1, False), (256, 2, True), (64, 60, True)]
+)
+def test_transfer_beats_whitebox(n: int, gain: int, fires: bool) -> None:
+    """Of n images all but one are right; AutoAttack and PGD break some, transfer these and `gain` others."""
+    clean_N, transfer_N = np.arange(n) > 0, np.arange(n) > gain
+    pgd_N, autoattack_N = clean_N & (np.arange(n) < n - 1), clean_N & (np.arange(n) < n - 3)
+    transfer_N[-3:] = False
+    done = Evaluation(clean_N, {"pgd-20": pgd_N, "transfer": transfer_N, "autoattack": autoattack_N}, [])
+    assert ("transfer_beats_whitebox" in judged(done)) == fires
+
+
+@pytest.mark.parametrize(("broken", "fires"), [(0, True), (40, True), (60, False)])
+def test_after_pgd_alone_transfer_may_break_some_more(broken: int, fires: bool) -> None:
+    n, clean_N = 200, np.ones(200, dtype=bool)
+    robust = {"pgd-20": np.arange(n) >= broken, "transfer": np.arange(n) < n - 5}
+    assert ("transfer_beats_whitebox" in judged(Evaluation(clean_N, robust, []))) == fires
+    assert "transfer_beats_whitebox" not in judged(Evaluation(clean_N, {**robust, "cw-20": robust["transfer"]}, []))
+    black_box_only = {"transfer": robust["transfer"], "square": robust["pgd-20"]}
+    assert "transfer_beats_whitebox" not in judged(Evaluation(clean_N, black_box_only, []))
+
+
+def test_black_box_attacks_are_known_by_name() -> None:
+    names = [name for name in ATTACKS.names() if "{" not in name]
+    assert {name for name in names if ATTACKS[name].gradient_free} == GRADIENT_FREE
 
 
 def all_right(n: int, fooled: Sequence[int] = ()) -> Evaluation:
@@ -310,6 +471,42 @@ def test_an_interrupted_gradient_is_reported_not_a_crash(
     assert [flag.code for flag in record.flags] == ["interrupted_graph", "eps_off"]
     assert record.metrics["pgd-10"] == record.metrics["clean_acc"]
     assert [result.robust_after for result in record.attacks] == [record.metrics["clean_acc"].value] * 2
+
+
+def test_transfer_tells_of_masked_gradients(
+    standard_net: nn.Module, robust_net: nn.Module, digits: Dataset, tmp_path: Path
+) -> None:
+    """Images of a plain network break the same one with loud logits; honest ones have fallen to white-box attacks."""
+    plain = LoadedModel(standard_net, name="plain", arch="x", source="here")
+    threat, machine = make_threat("Linf", "0.2"), Machine(Home(tmp_path), CPU)
+    request = EvaluationRequest(("pgd-20", "transfer"), surrogate=plain)
+    for net, fires in ((Loud(standard_net), True), (standard_net, False), (robust_net, False)):
+        model = LoadedModel(net, name="net", arch="x", source="here")
+        found = [flag.code for flag in pipeline_evaluate(model, digits, threat, request, machine).record.flags]
+        assert ("transfer_beats_whitebox" in found) == fires
+        assert fires or found == []
+
+
+def test_the_record_tells_of_survivors_and_changes_no_verdict(
+    standard_net: nn.Module, digits: Dataset, tmp_path: Path
+) -> None:
+    model, machine = LoadedModel(standard_net, name="net", arch="x", source="here"), Machine(Home(tmp_path), CPU)
+    records = [
+        pipeline_evaluate(model, digits, LINF, EvaluationRequest(("pgd-2",), n=128, batch_size=size), machine).record
+        for size in (500, 50)
+    ]
+    assert [flag.code for flag in records[0].flags] == ["not_converged"]
+    assert records[0].flags == records[1].flags
+    verdicts_N = evaluate(standard_net, digits.test.subset(torch.arange(128)), LINF, [make_attack("pgd-2")]).robust
+    assert np.array_equal(records[0].samples.robust_N("pgd-2"), verdicts_N["pgd-2"])
+    assert sum(result.forward_passes for result in records[0].attacks) < 128 * 4
+
+
+def test_every_flag_is_explained() -> None:
+    source = "".join(path.read_text() for path in Path(soundness.__file__).parent.glob("*.py"))
+    raised = set(re.findall(r'Flag\(\s*code="(\w+)"', source))
+    assert len(raised) >= 13
+    assert raised <= MEANINGS.keys()
 
 
 def test_autoattack_on_an_interrupted_gradient_leaves_it_to_square(standard_net: nn.Module, digits: Dataset) -> None:

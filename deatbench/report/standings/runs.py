@@ -142,8 +142,12 @@ class Run:
 
     @cached_property
     def flags(self) -> list[Flag]:
-        """Reasons to doubt a measured number; they take away the rank."""
-        found = [flag for record in self.evaluations for flag in record.flags]
+        """Reasons to doubt a measured number; they take away the rank.
+
+        What doubts an attack alone counts in the deciding evaluation only: a weaker one beside it takes nothing away.
+        """
+        doubted = [(flag, record is self.deciding) for record in self.evaluations for flag in record.flags]
+        found = [flag for flag, decides in doubted if decides or flag.code not in OF_AN_ATTACK]
         for key, verification in self.verifications.items():
             failed = ", ".join(check.name for check in verification.checks if check.status == "FAIL")
             if failed:
@@ -157,6 +161,9 @@ class Run:
     def notes(self) -> list[Flag]:
         """What training went through. The measured number stands, so these leave the rank."""
         return unique(self.card.training.flags) if self.card else []
+
+
+OF_AN_ATTACK = frozenset({"not_converged", "not_monotone", "silent_success"})  # not of the network
 
 
 def unique(flags: Iterable[Flag]) -> list[Flag]:

@@ -88,7 +88,7 @@ def _protocol(found: Sequence[SweepResult]) -> str:
 
 def _spent(found: Sequence[SweepResult]) -> str:
     seconds = [each.seconds for each in found]
-    attacked = sum(of.seconds for each in found for of in each.weights.values())
+    attacked = sum(sum({of.model_dump_json(): of.seconds for of in each.weights.values()}.values()) for each in found)
     versions = ", ".join(sorted({plain(each.torch, 40) for each in found}))
     threads = _span(sorted({each.threads for each in found}))
     threads = f"{threads} CPU {'thread' if threads == '1' else 'threads'} each"

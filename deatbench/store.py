@@ -11,9 +11,11 @@ import difflib
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,6 +28,7 @@ from deatbench.records import EvaluationRecord, ModelCard
 
 M = TypeVar("M", bound=BaseModel)
 MAX_JSON_BYTES = 64 * 2**20
+USUAL_JSON_BYTES = 2**18  # room for as much is taken at first
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
@@ -83,16 +86,16 @@ def parse_json(text: str, where: str) -> Any:
 
     def finite(number: str) -> float:
         value = float(number)
-        if value in (float("inf"), float("-inf")):
+        if math.isinf(value):
             raise ValueError(f"{number} is out of range")
         return value
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
-        if twice:
-            raise ValueError(f"duplicate key {twice[0]!r}")
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            raise ValueError(f"duplicate key {min(key for key, times in counts.items() if times > 1)!r}")
+        return found
 
     try:
         return json.loads(text, parse_constant=refuse_constant, parse_float=finite, object_pairs_hook=unique)
@@ -104,7 +107,9 @@ def read_text(path: Path) -> str:
     """The text of a file from anybody. Raises MissingError if it cannot be read, ConfigError if it is none of ours."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)  # its size on disk says nothing: it may be a link to /dev/zero
+            data = file.read(USUAL_JSON_BYTES)  # its size on disk says nothing: it may be a link to /dev/zero
+            if len(data) == USUAL_JSON_BYTES:
+                data += file.read(MAX_JSON_BYTES + 1 - USUAL_JSON_BYTES)
         if len(data) > MAX_JSON_BYTES:
             raise ConfigError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: not a record")
         return data.decode("utf-8")

@@ -44,14 +44,21 @@ class LineWatch(Watch):
 
     def summary(self) -> str:
         """How far it is, and how long it will take if it goes on like this."""
-        found = self.standing
-        if found is None:
+        if self.standing is None:
             return f"{self._name}: starting"
-        done = found.finished - (self._first or 0)
-        rest = found.runs - found.finished
-        seconds = (time.monotonic() - self._began) / done * rest if done else None
+        seconds = self._seconds_left(self.standing)
         left = f", about {clock(seconds)} left" if seconds else ""
-        return f"{self._name}: {counts(found)}{left}"
+        return f"{self._name}: {counts(self.standing)}{left}"
+
+    def _seconds_left(self, found: Standing) -> float | None:
+        """By the pace of this command, once it has one; before that by what finished runs took, whoever did them."""
+        done, at_once = found.finished - (self._first or 0), len(found.running)
+        rest = found.runs - found.finished
+        if done > 2 * at_once:
+            return (time.monotonic() - self._began) / done * rest
+        if found.mean_seconds is None or not at_once:
+            return None
+        return found.mean_seconds * (rest - at_once / 2) / at_once  # those in work are half done, on average
 
     def _say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)

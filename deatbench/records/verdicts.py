@@ -22,7 +22,7 @@ class Metric(Record):
     @classmethod
     def of(cls, verdicts_N: np.ndarray) -> Metric:
         """The metric of a boolean verdict per image."""
-        n, k = int(verdicts_N.size), int(verdicts_N.sum())
+        n, k = int(verdicts_N.size), int(np.count_nonzero(verdicts_N))
         return cls(value=k / n, n=n, ci95=wilson_interval(k, n))
 
 

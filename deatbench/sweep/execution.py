@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Collection, Iterable
+from itertools import islice
+from statistics import fmean
 
 from deatbench.errors import DeatbenchError
 from deatbench.sweep.executors import Executor
 from deatbench.sweep.ledger import Ledger, Standing, by_run
 from deatbench.sweep.points import Planned, Surroundings, command, configured
+from deatbench.sweep.results import seconds_of
 from deatbench.sweep.spec import Point, Sweep
 from deatbench.sweep.task import Outcome, Task
 
 LOOK_EVERY_SECONDS = 1.0
 WRITE_EVERY_SECONDS = 30.0
 WRITING_SHARE = 0.05  # of the time, at most
+ASKED_FOR_SECONDS = 500  # of the results that are there already
 
 
 class Watch:
@@ -53,9 +58,9 @@ class Driver:
         self._asked = _first_points(sweep, plan)
         ledger.begin(sweep, plan)
         self._lines = ledger.gather(self._runs)
+        self._seconds = _known(seconds_of(line) for line in _some(self._lines.values()))
         self._failed = ledger.failed(self._runs.keys() - self._lines.keys())
         self._attempts: Counter[str] = Counter()
-        self._writing = 0.0
         self._write()
 
     def run(self, executor: Executor) -> Standing:
@@ -75,13 +80,15 @@ class Driver:
                         queue.append(outcome.run_id)
                 self._write_now_and_then()
         finally:
-            self._write()
+            if self._unwritten:
+                self._write()
         return self.standing()
 
     def standing(self) -> Standing:
         """How far it is."""
         running = self.ledger.in_work(self._runs.keys() - self._lines.keys())
-        return Standing.of(self._runs, self._lines, running, self._failed)
+        mean_seconds = fmean(self._seconds) if self._seconds else None
+        return Standing.of(self._runs, self._lines, running, self._failed, mean_seconds)
 
     def _task(self, run_id: str) -> Task:
         point = self._asked[run_id]
@@ -106,7 +113,10 @@ class Driver:
         self.ledger.finish(run_id)
         if error is None:
             try:
-                self._lines |= self.ledger.result(self._runs[run_id])
+                found = self.ledger.result(self._runs[run_id])
+                self._lines |= found
+                self._seconds += _known(map(seconds_of, found.values()))
+                self._unwritten = True
             except DeatbenchError as unreadable:
                 error = str(unreadable)
         if run_id in self._lines:
@@ -121,14 +131,25 @@ class Driver:
 
     def _write_now_and_then(self) -> None:
         """So that after a kill not everything is read again, and not all the time goes into writing."""
-        if time.monotonic() - self._written > max(WRITE_EVERY_SECONDS, self._writing / WRITING_SHARE):
+        pause = max(WRITE_EVERY_SECONDS, self._writing / WRITING_SHARE)
+        if self._unwritten and time.monotonic() - self._written > pause:
             self._write()
 
     def _write(self) -> None:
         started = time.monotonic()
         self.ledger.write(self._lines)
+        self._unwritten = False
         self._written = time.monotonic()
         self._writing = self._written - started
+
+
+def _some(lines: Collection[str]) -> Iterable[str]:
+    """Not many, from beginning to end."""
+    return islice(lines, None, None, len(lines) // ASKED_FOR_SECONDS + 1)
+
+
+def _known(seconds: Iterable[float | None]) -> list[float]:
+    return [value for value in seconds if value is not None]
 
 
 def _first_points(sweep: Sweep, plan: list[Planned]) -> dict[str, Point]:

@@ -24,8 +24,9 @@ from filelock import FileLock, Timeout
 from deatbench.errors import ConfigError, DeatbenchError, MissingError
 from deatbench.records import Identifier, Record
 from deatbench.store import Home, atomic_write_text, parse_json, read_record, safe_name, write_record
+from deatbench.sweep.gathering import line_of, lines_of
 from deatbench.sweep.points import Planned, Surroundings, configured, from_lines, planned, to_lines
-from deatbench.sweep.results import dump_line, files_of, is_finished, read_lines, result_of, to_line
+from deatbench.sweep.results import dump_line, files_of, is_finished, read_lines, seconds_of
 from deatbench.sweep.spec import Sweep
 
 LOCK_SECONDS = 1.0  # `status` holds the lock for a moment to see whether it is free
@@ -45,7 +46,7 @@ class Failure(Record):
 class Standing:
     """How far a sweep is. `running` says of each run in work how far it is; `failed` are unfinished and not in work.
 
-    `labels` are those of running and failed runs.
+    `labels` are those of running and failed runs; `mean_seconds` is what a finished run took, where that is known.
     """
 
     points: int
@@ -54,6 +55,7 @@ class Standing:
     running: Mapping[str, str]
     failed: Mapping[str, Failure]
     labels: Mapping[str, str]
+    mean_seconds: float | None = None
 
     @classmethod
     def of(
@@ -62,11 +64,13 @@ class Standing:
         finished: Sized,
         running: Mapping[str, str],
         failed: Mapping[str, Failure],
+        mean_seconds: float | None = None,
     ) -> Standing:
         """From what there is of each kind."""
         failed = {run_id: failure for run_id, failure in failed.items() if run_id not in running}
         labels = {run_id: runs[run_id][0].label for run_id in (*running, *failed)}
-        return cls(sum(map(len, runs.values())), len(runs), len(finished), running, failed, labels)
+        points = sum(map(len, runs.values()))
+        return cls(points, len(runs), len(finished), running, failed, labels, mean_seconds)
 
     @property
     def left(self) -> int:
@@ -145,11 +149,7 @@ class Ledger:
     def gather(self, runs: Runs) -> dict[str, str]:
         """The results of all finished runs by their ids, each a line of JSON. Writes nothing."""
         lines = self._kept(runs)
-        for run_id, points in runs.items():
-            if run_id not in lines:
-                with contextlib.suppress(DeatbenchError):  # the attempt to run it will say what is wrong
-                    lines |= self.result(points)
-        return lines
+        return lines | lines_of(self.home, [points for run_id, points in runs.items() if run_id not in lines])
 
     def finished(self, runs: Runs) -> set[str]:
         """The ids of finished runs: what `gather` would find, without reading the records."""
@@ -157,10 +157,15 @@ class Ledger:
         done |= {run_id for run_id in runs.keys() - done if is_finished(self.home.run(run_id), runs[run_id][0])}
         return done
 
+    def seconds(self, runs: Runs) -> dict[str, float]:
+        """What each run took that results.jsonl knows."""
+        found = {run_id: seconds_of(line) for run_id, line in self._kept(runs).items()}
+        return {run_id: seconds for run_id, seconds in found.items() if seconds is not None}
+
     def result(self, points: Sequence[Planned]) -> dict[str, str]:
         """The result of one run under its id; nothing if it is not finished. Raises what reading records raises."""
-        result = result_of(self.home.run(points[0].run_id), points)
-        return {} if result is None else {result.run_id: to_line(result)}
+        line = line_of(self.home, points)
+        return {} if line is None else {points[0].run_id: line}
 
     def write(self, lines: Mapping[str, str]) -> None:
         """Write results.jsonl."""

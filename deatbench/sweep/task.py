@@ -54,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended: well, or with an `error` in one line and the end of its traceback."""
+    """How an attempt ended: well, or with an `error` in one line; of one that nobody foresaw the end of its traceback."""
 
     run_id: str
     error: str | None = None
@@ -69,9 +69,10 @@ def attempt(task: Task) -> Outcome:
     except (InterruptedRun, KeyboardInterrupt):
         return Outcome(task.run_id, STOPPED)
     except Exception as error:
+        if isinstance(error, DeatbenchError):
+            return Outcome(task.run_id, " ".join(str(error).split()))
         trace = "".join(traceback.format_exception(error)).splitlines()[-TRACE_LINES:]
-        kind = "" if isinstance(error, DeatbenchError) else f"{type(error).__name__}: "
-        return Outcome(task.run_id, " ".join(f"{kind}{error}".split()), "\n".join(trace))
+        return Outcome(task.run_id, " ".join(f"{type(error).__name__}: {error}".split()), "\n".join(trace))
     return Outcome(task.run_id)
 
 

@@ -266,7 +266,7 @@ def test_status_of_what_has_not_begun(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.slow
 def test_ten_thousand_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Counting and continuing take seconds, with results.jsonl and, counting, without."""
+    """Counting and continuing take seconds, with results.jsonl and without."""
     tens = list(range(10))
     text = f"axes:\n  seed: {tens}\n  optimizer.lr: {[0.01 * (1 + i) for i in tens]}\n  epochs: {list(range(1, 101))}\n"
     place = Place(tmp_path, TINY.replace("epochs: 2, ", "") + text)
@@ -285,6 +285,6 @@ def test_ten_thousand_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with place.ledger.locked():
         place.ledger.begin(place.sweep, place.plan)
     assert seconds("status", place.ledger.folder) < 10
-    seconds(path, "--home", tmp_path)
+    assert seconds(path, "--home", tmp_path) < 20  # 7 to 9 where nothing else runs on the two cores
     assert seconds("status", place.ledger.folder) < 10
     assert seconds(path, "--home", tmp_path) < 10

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
 
+from deatbench.sweep.cores import usable_cores
 from deatbench.sweep.executors.base import EXECUTORS, Needs
 from deatbench.sweep.task import Outcome, Task, attempt
 
@@ -31,7 +32,7 @@ class Local:
     """
 
     def __init__(self, needs: Needs) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
         devices = _devices(needs)
         self.slots = needs.jobs or (max(1, cores // needs.cpus) if needs.device == "cpu" else len(devices))
         self.threads = needs.threads or max(1, cores // self.slots)

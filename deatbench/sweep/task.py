@@ -54,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended: well, or with an `error` in one line; of one that nobody foresaw the end of its traceback."""
+    """How an attempt ended: well, or with an `error` in one line; of an unforeseen one the end of its traceback."""
 
     run_id: str
     error: str | None = None

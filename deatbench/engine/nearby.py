@@ -25,7 +25,7 @@ from deatbench.engine.shadow import AttackForm
 from deatbench.engine.shadow_layers import ShadowNorm, ShadowNormalize
 
 LARGEST_SHARE = 0.6  # of a map: a patch that covers more is not worth its detour
-MOST_BYTES = 2**29  # of activations that are kept for the images of a search
+MOST_BYTES = 2**30  # of activations that are kept for the images of a search
 SAME = 1e-4  # of the largest logit: is it the same function?
 LEAST_SAVED = 400_000  # multiplications for an image: below, the detour costs more
 SMALL = 3  # windows of up to this part of the image's side
@@ -45,6 +45,7 @@ PIXELWISE_CALLS = {
     "relu",
     "relu_",
     "sigmoid",
+    "tanh",
 }
 SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 IN_PLACE = {operator.iadd, "add_", "relu_"}
@@ -88,7 +89,13 @@ class Neighbours(fx.Interpreter):
         self._pads = _pads(self._carrying, self._layers)
         self._maps: dict[fx.Node, KnownMap] = {}
         self._remembers = True  # whether the images of this run are to be known
+        self._keep_what_a_pixel_reaches()
         self.remember(torch.arange(len(self.probed)), self.probed)
+
+    @property
+    def bytes(self) -> int:
+        """What is kept of the N images."""
+        return sum(known.values_NHWC.nbytes for known in self._maps.values())
 
     def small(self, side: int) -> bool:
         """Whether a window of side² pixels is worth the detour."""
@@ -108,6 +115,17 @@ class Neighbours(fx.Interpreter):
         found: Tensor = self.run(Patch(windows_PCSS, Span(top_P, side), Span(left_P, side)))
         return found
 
+    def _keep_what_a_pixel_reaches(self) -> None:
+        """Leave out the deeper maps: patches that start as one pixel already cover too much of them."""
+        images, self._images = self._images, 1
+        self.remember(torch.arange(1), self.probed[:1])
+        self._reached = {node for node in self._carrying if node.op == "placeholder"}
+        middle = torch.tensor([self.probed.shape[2] // 2]), torch.tensor([self.probed.shape[3] // 2])
+        self.logits(self.probed[:1, :, :1, :1], torch.arange(1), *middle)
+        self._images, self._maps = images, {}
+        self._carrying = self._reached
+        self._pads = _pads(self._carrying, self._layers)
+
     def run_node(self, n: fx.Node) -> Any:
         if self._remembers:
             value = super().run_node(n)
@@ -117,6 +135,7 @@ class Neighbours(fx.Interpreter):
         patches = {node: self.env[node] for node in n.all_input_nodes if isinstance(self.env[node], Patch)}
         patch = self._carried(n, patches) if patches and n in self._carrying else None
         if patch is not None:
+            self._reached.add(n)
             return patch
         for node, changed in patches.items():
             self.env[node] = self._maps[node].whole(self._of, changed)
@@ -125,7 +144,7 @@ class Neighbours(fx.Interpreter):
     def _map(self, node: fx.Node, value_MCHW: Tensor) -> KnownMap:
         if node not in self._maps:
             self._maps[node] = KnownMap(self._images, value_MCHW.shape[1:], self._pads[node])
-            if sum(known.values_NHWC.nbytes for known in self._maps.values()) > MOST_BYTES:
+            if self.bytes > MOST_BYTES:
                 raise MemoryError("the maps of so many images are not kept")
         return self._maps[node]
 

@@ -14,6 +14,7 @@ from deatbench.attacks.rng import ExampleRng
 from deatbench.attacks.square import Square
 from deatbench.engine import nearby
 from deatbench.engine.nearby import Neighbours, neighbours
+from deatbench.engine.patches import KnownMap
 from deatbench.engine.shadow import AttackForm
 from deatbench.threats import make_threat
 
@@ -115,6 +116,22 @@ def made(name: str, **params: float) -> nn.Module:
     """An architecture for 32 x 32 images of three channels."""
     made = build_arch(name, num_classes=10, in_channels=3, image_size=32, mean=[0.5] * 3, std=[0.2] * 3, **params)
     return made.eval()
+
+
+def test_only_maps_are_kept_that_a_patch_can_reach() -> None:
+    torch.manual_seed(6)
+    net = made("resnet20", width=0.25)
+    near = Neighbours(AttackForm(net), torch.rand(5, 3, 32, 32), told_nothing)
+    kept = {tuple(known.values_NHWC.shape[1:]) for known in near._maps.values()}
+    assert (34, 34, 4) in kept  # of the first stage, 16 channels * 0.25, with a pixel of zeros around
+    assert not any(edge <= 10 for edge, *_ in kept)  # 8 x 8 in the last stage
+    assert near.bytes == sum(
+        5 * 4 * height * width * channels for height, width, channels in map(_shape, near._maps.values())
+    )
+
+
+def _shape(known: KnownMap) -> tuple[int, ...]:
+    return tuple(known.values_NHWC.shape[1:])
 
 
 class WrittenOver(nn.Module):

@@ -29,8 +29,9 @@ from deatbench.report.standings.significance import paired
 from deatbench.report.sweeps.arms import MATCHED, SAME, Contest, panels_of
 from deatbench.report.sweeps.cells import Cell, Measure, cells_of, measures_of
 from deatbench.report.sweeps.contests import finals
+from deatbench.report.sweeps.differences import difference, pooled, within
 from deatbench.report.sweeps.effects import Noise, level
-from deatbench.report.sweeps.inference import DRAWS, difference, pooled, ranks, sign_flips, within
+from deatbench.report.sweeps.inference import DRAWS, ranks, sign_flips
 from deatbench.report.sweeps.page import headline, report_of, report_pages, sweep_pages
 from deatbench.report.sweeps.parts import parts_of
 from deatbench.report.sweeps.planes import PAPER, Plane

@@ -14,7 +14,8 @@ from deatbench.report.deat.claim import Series, table2
 from deatbench.report.escape import plain
 from deatbench.report.setups import number, optimizer, part, setting
 from deatbench.report.sweeps.cells import Cell, Measure, without_seed
-from deatbench.report.sweeps.inference import Difference, Gains, difference, pooled
+from deatbench.report.sweeps.differences import Difference, difference, pooled
+from deatbench.report.sweeps.inference import Gains
 
 SAME_STEP = 0.1  # steps on a steady gradient that differ by less than this share are matched
 SAME, MATCHED = "same learning rate", "matched step"

@@ -9,8 +9,9 @@ from deatbench.report.deat.pairs import standing_after_holm
 from deatbench.report.deat.words import points
 from deatbench.report.sweeps.arms import Arm, Contest, Panel
 from deatbench.report.sweeps.cells import Cell, Measure
+from deatbench.report.sweeps.differences import Difference, difference
 from deatbench.report.sweeps.document import Data, Entry, Section, Table, Value, entries
-from deatbench.report.sweeps.inference import Difference, Gains, difference
+from deatbench.report.sweeps.inference import Gains
 from deatbench.report.sweeps.words import difference_entry, flips_words, mean_entry, p_exact, usual_runs, verdict
 from deatbench.report.wording import NOTHING
 

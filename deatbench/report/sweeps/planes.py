@@ -8,7 +8,7 @@ from functools import cached_property
 
 from deatbench.report.setups import number
 from deatbench.report.sweeps.cells import Cell, Measure
-from deatbench.report.sweeps.inference import Difference, difference
+from deatbench.report.sweeps.differences import Difference, difference
 from deatbench.report.sweeps.parts import Part
 
 K1, K2 = "optimizer.k1", "optimizer.k2"

@@ -14,6 +14,7 @@ from deatbench.report.deat.words import points
 from deatbench.report.escape import plain
 from deatbench.report.setups import method, optimizer, part, setting
 from deatbench.report.sweeps.cells import Cell, Measure, cells_of, measures_of, seeds_of
+from deatbench.report.sweeps.differences import Difference, difference, within
 from deatbench.report.sweeps.document import (
     MAX_FIGURES,
     Data,
@@ -26,7 +27,6 @@ from deatbench.report.sweeps.document import (
     entries,
     slugs,
 )
-from deatbench.report.sweeps.inference import Difference, difference, within
 from deatbench.report.sweeps.parts import cells_data, deciding
 from deatbench.report.sweeps.reading import Swept
 from deatbench.report.sweeps.words import difference_entry, mean_entry, p_words, usual_runs

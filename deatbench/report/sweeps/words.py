@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from deatbench.report.deat.words import p_text, points, power
 from deatbench.report.sweeps.cells import Cell, Measure, seeds_of
+from deatbench.report.sweeps.differences import Difference
 from deatbench.report.sweeps.document import Entry
-from deatbench.report.sweeps.inference import Correlation, Difference, SignFlips
+from deatbench.report.sweeps.inference import Correlation, SignFlips
 from deatbench.report.wording import NOTHING, percent
 
 

@@ -243,10 +243,24 @@ def test_the_best_rate_is_chosen_by_validation_and_not_by_test() -> None:
     (final,) = [each for each in finals(panels_of(cells_of(found)), measures_of(found)) if each.measure == LAST]
     assert (final.ours.rate, final.theirs.rate) == (0.1, 0.1)
     assert final.found.value == pytest.approx(0.05)
+    assert (final.our_edge, final.their_edge) == ("smallest measured", "smallest measured")
     blind = [each.model_copy(update={"epochs": each.epochs.model_copy(update={"val_robust_acc": (None, None)})})
              for each in found]  # fmt: skip
     assert finals(panels_of(cells_of(blind)), measures_of(blind)) == []
     assert "No best against best" in report_pages(swept("mine", blind, kind="table2"))["sweeps/mine.md"]
+
+
+def test_a_best_rate_at_the_end_of_the_grid_is_called_so() -> None:
+    found = [
+        result(
+            {}, optimizer | {"lr": rate}, weights={"last": measured({"pgd-20": first(score)})}, validation=(0.1, score)
+        )
+        for optimizer, scores in ((DEAT, (0.3, 0.4, 0.5)), (SGD, (0.3, 0.5, 0.4)))
+        for rate, score in zip((0.1, 0.2, 0.3), scores, strict=True)
+    ]
+    page = report_pages(swept("mine", found, kind="table2"))["sweeps/mine.md"]
+    assert "(lr 0.3 \\[largest measured\\] against 0.2, 1 and 1 runs)" in page
+    assert "DEAT is best at the largest rate measured on 1 of 1: larger ones may be better." in page
 
 
 def test_a_gain_that_seeds_or_rates_can_explain_is_not_called_settled() -> None:

@@ -55,6 +55,11 @@ class Arm:
         known = [(score, rate) for score, rate in scores if score is not None]
         return self.cells[-max(known)[1]] if known and len(known) == len(scores) else None
 
+    def edge(self, cell: Cell) -> str:
+        """`largest measured`, `smallest measured` of several rates: a best one there may be beaten beyond."""
+        ends = {min(self.cells): "smallest measured", max(self.cells): "largest measured"}
+        return ends.get(cell.rate, "") if cell.rate is not None and len(self.cells) > 1 else ""
+
 
 @dataclass(frozen=True, eq=False)
 class Contest:

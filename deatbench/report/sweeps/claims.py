@@ -11,7 +11,7 @@ from deatbench.report.deat.words import points, rate_headline
 from deatbench.report.standings.runs import AUTOATTACK
 from deatbench.report.standings.significance import LEVEL
 from deatbench.report.sweeps.arms import MATCHED, SAME, Arm, Contest, Panel
-from deatbench.report.sweeps.cells import Measure
+from deatbench.report.sweeps.cells import Cell, Measure
 from deatbench.report.sweeps.contests import finals
 from deatbench.report.sweeps.document import Claim
 from deatbench.report.sweeps.inference import Gains, Ranks, ranks
@@ -116,15 +116,22 @@ def _at_best(name: str, panels: Sequence[Panel], measure: Measure) -> Claim | No
         return None
     bests = "; ".join(f"{each.title} {each.best_gain:+.1f}" for each in table2())
     details = [
-        f"{each.panel.title}: {difference_words(each.found)} (lr {each.ours.rate:g} against {each.theirs.rate:g}, "
-        f"{each.ours.seeds} and {each.theirs.seeds} runs)"
+        f"{each.panel.title}: {difference_words(each.found)} (lr {_at(each.ours, each.our_edge)} against "
+        f"{_at(each.theirs, each.their_edge)}, {each.ours.seeds} and {each.theirs.seeds} runs)"
         for each in found
     ]
     tested = [each.found.p_value for each in found if each.found.p_value is not None]
     here = tally([each.found.settled for each in found], "networks") + _after_holm(tested)
+    at_end = sum(each.our_edge.startswith("largest") for each in found)
+    if at_end:
+        here += f" DEAT is best at the largest rate measured on {at_end} of {len(found)}: larger ones may be better."
     paper = f"Best against best of its table, on test images: {bests}." if found[0].other.momentum == 0 else NOT_THERE
     title = f"Each at its best rate, DEAT is more robust than {name} ({measure.title})"
     return Claim(title, paper, here, tuple(details))
+
+
+def _at(cell: Cell, edge: str) -> str:
+    return f"{cell.rate:g} [{edge}]" if edge else f"{cell.rate:g}"
 
 
 def _rises(panels: Sequence[Panel], measure: Measure) -> Claim:

@@ -30,7 +30,10 @@ BEST_HEAD = ("Network", "Accuracy", "DEAT", "lr", "Against", "its accuracy", "lr
 
 
 class Final(NamedTuple):
-    """Two updates, each at the learning rate that validation images chose for these weights."""
+    """Two updates, each at the learning rate that validation images chose for these weights.
+
+    `our_edge` and `their_edge` say where that is the first or the last rate that was measured.
+    """
 
     panel: Panel
     other: Arm
@@ -38,6 +41,14 @@ class Final(NamedTuple):
     ours: Cell
     theirs: Cell
     found: Difference
+
+    @property
+    def our_edge(self) -> str:
+        return self.panel.deat.edge(self.ours) if self.panel.deat else ""
+
+    @property
+    def their_edge(self) -> str:
+        return self.other.edge(self.theirs)
 
 
 def contest_section(panels: Sequence[Panel], measures: Sequence[Measure]) -> Section:
@@ -158,10 +169,10 @@ def _at_best(found: Sequence[Final]) -> list[Table]:
             final.panel.title,
             final.measure.title,
             mean_entry(final.ours, final.measure, usual),
-            f"{final.ours.rate:g}",
+            Entry(f"{final.ours.rate:g}", final.our_edge),
             final.other.name,
             mean_entry(final.theirs, final.measure, usual),
-            f"{final.theirs.rate:g}",
+            Entry(f"{final.theirs.rate:g}", final.their_edge),
             difference_entry(final.found),
         )
         for final in sorted(found, key=lambda each: not each.measure.robust)

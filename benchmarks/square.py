@@ -22,6 +22,7 @@ from benchmarks.nets import Places, small
 from deatbench.attacks.gradient import SearchForm
 from deatbench.attacks.rng import ExampleRng
 from deatbench.attacks.square import Square
+from deatbench.engine import nearby
 from deatbench.engine.nearby import neighbours
 from deatbench.engine.shadow import AttackForm
 from deatbench.errors import MissingError
@@ -84,12 +85,14 @@ def main() -> None:
     parser.add_argument("--n", type=int, help="images (default: 40 for small networks, 2 for others)")
     parser.add_argument("--queries", type=int, help="(default: 5000 for small networks, 1500 for others)")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--least-saved", type=int, default=nearby.LEAST_SAVED, help="see deatbench/engine/nearby.py")
     parser.add_argument("--models", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    nearby.LEAST_SAVED = asked.least_saved
     figures: dict[str, Any] = {"benchmark": "square", "machine": machine(CPU), "nets": []}
     path = asked.out or results_file("square", CPU)
     for name in asked.nets.split(","):

@@ -27,7 +27,7 @@ from deatbench.engine.shadow_layers import ShadowNorm, ShadowNormalize
 LARGEST_SHARE = 0.6  # of a map: a patch that covers more is not worth its detour
 MOST_BYTES = 2**30  # of activations that are kept for the images of a search
 SAME = 1e-4  # of the largest logit: is it the same function?
-LEAST_SAVED = 400_000  # multiplications for an image: below, the detour costs more
+LEAST_SAVED = 5_000_000  # multiplications for an image: below, the detour costs threads of one process more
 SMALL = 3  # windows of up to this part of the image's side
 PROBE = 8  # images on which all that is seen
 PIXELWISE = (

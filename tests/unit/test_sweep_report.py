@@ -373,6 +373,10 @@ def test_ratio_report_says_which_explains_more(by_ratio: bool, words: str) -> No
     sweep = ratio_sweep(by_ratio)
     assert words in report_of(sweep).findings[0]
     (part,) = parts_of(cells_of(sweep.results), ("optimizer.lr", "batch_size"))
+    assert "All trainings have the same number of epochs" in report_of(sweep).findings[-1]
+    longer = [each.model_copy(update={"config": {**each.config, "epochs": 99}}) for each in sweep.results[:1]]
+    mixed = replace(sweep, results=(*longer, *sweep.results[1:]))
+    assert not any("same number of epochs" in line for line in report_of(mixed).findings)
     found = found_ranks(part, LAST)
     known = [(c.rate / c.value("batch_size"), c.mean(LAST)) for c in part.cells]
     expected = stats.spearmanr(*zip(*known, strict=True))

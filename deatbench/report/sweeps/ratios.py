@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from markupsafe import Markup
@@ -41,10 +42,23 @@ def ratio_report(sweep: Swept) -> Report:
     if not parts:
         return Report(findings=("No run has a learning rate and a batch size.",))
     chosen = deciding(measures)
+    findings = [line for part in parts for measure in chosen for line in _findings(part, measure)]
     return Report(
-        findings=tuple(line for part in parts for measure in chosen for line in _findings(part, measure)),
+        findings=(*findings, *_same_epochs(sweep)),
         sections=(_figures(parts, measures), _correlations(parts, chosen), _fixed(parts, measures)),
     )
+
+
+def _same_epochs(sweep: Swept) -> list[str]:
+    """What else α/b is where all trainings see as many images: the way that all steps together can go."""
+    epochs = {json.dumps(each.config.get("epochs")) for each in sweep.results}
+    if len(epochs) != 1:
+        return []
+    return [
+        "All trainings have the same number of epochs, so α times the number of steps follows α/b too: a network that "
+        "is still short of trained gets further with a larger α/b, whatever a step's noise does. Runs with the same "
+        "number of steps would tell the two apart."
+    ]
 
 
 def placed(part: Part) -> list[Placed]:

@@ -5,7 +5,8 @@ which keeps its constants in float32); weights and activations may be bfloat16 t
 weights into the same memory, so that a captured CUDA graph stays valid; what needs neither folding nor another type
 shares its memory with the network and is never stale. On a CPU in float32 the convolution that sees the image has an
 input gradient of its own (first_conv.py), and the division by the pixels' deviation is folded into its weights too;
-convolutions on the smallest maps are matrix products (dense_conv.py).
+convolutions on the smallest maps are matrix products (dense_conv.py), wide ones of 3 × 3 taps are transformed so that
+they need a quarter of the products (winograd.py).
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from deatbench.archs.normalize import Normalize
 from deatbench.engine.dense_conv import dense_conv
 from deatbench.engine.dense_conv import pays as dense_pays
 from deatbench.engine.first_conv import first_conv, pays
+from deatbench.engine.winograd import pays as winograd_pays
+from deatbench.engine.winograd import winograd_conv
 
 
 class ShadowConv(nn.Module):
@@ -28,6 +30,7 @@ class ShadowConv(nn.Module):
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
         self.own_gradient = gains(conv, dtype) and not self.fill
         self.dense = None if self.fill else dense_conv(conv, dtype)
+        self.winograd = None if self.fill else winograd_conv(conv, dtype)
 
     @property
     def filled(self) -> Tensor:
@@ -40,6 +43,8 @@ class ShadowConv(nn.Module):
             x_NCHW = F.pad(x_NCHW, (0, 0, 0, 0, 0, self.fill))
         if self.dense is not None and dense_pays(x_NCHW, self.weight):
             return self.dense(x_NCHW, self.weight, self.bias)
+        if self.winograd is not None and winograd_pays(x_NCHW, self.winograd.padding):
+            return self.winograd(x_NCHW, self.weight, self.bias)
         if self.own_gradient:
             assert not isinstance(self.padding, str)
             return first_conv(x_NCHW, self.weight, self.bias, self.stride, self.padding)

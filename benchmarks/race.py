@@ -23,9 +23,9 @@ from deatbench.data.images import TensorImages
 from deatbench.engine.environment import choose_device
 from deatbench.engine.execution import Execution
 from deatbench.engine.monitor import Monitor
+from deatbench.engine.plan import Plan
 from deatbench.engine.state import TrainState
 from deatbench.engine.step import FREE_STEPS, Step
-from deatbench.engine.train import Plan
 from deatbench.methods import METHODS
 from deatbench.methods.base import Inner
 from deatbench.optim import OPTIMIZERS

@@ -12,22 +12,20 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from deatbench.cli import options
-from deatbench.errors import ConfigError
 
 if TYPE_CHECKING:
     from deatbench.models import LoadedModel
     from deatbench.pipeline import Machine
     from deatbench.records import Diagnostics
     from deatbench.store import Home
-    from deatbench.threats import ThreatModel
 
 
 @click.command()
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
-@click.option("--dataset", metavar="D", help="Data set; default: the one that the model was trained for.")
+@options.model_dataset
 @options.data_dir
-@click.option("--norm", type=options.NORMS, help="Norm of the ball; default: the one trained for, else Linf.")
-@click.option("--eps", metavar="E", help="Radius, for pixels in [0, 1], such as 8/255; default: the one trained for.")
+@options.norm
+@options.eps
 @click.option(
     "--n",
     "--images",
@@ -67,10 +65,10 @@ def diagnose(
       deatbench diagnose zoo:A zoo:B zoo:C && deatbench leaderboard build
       deatbench diagnose ./my.py:net --dataset cifar10 --eps 8/255 --images 500 --json
     """
-    from deatbench.cli.downloading import show_download
+    from deatbench.cli.downloading import load_data
     from deatbench.cli.machine import data_on_stdout, make_machine
+    from deatbench.cli.model_argument import dataset_for, threat_for
     from deatbench.cli.monitor import make_monitor
-    from deatbench.data import load_dataset
     from deatbench.models import ModelRequest, load_model
     from deatbench.pipeline.diagnosis import diagnose as look
 
@@ -79,9 +77,8 @@ def diagnose(
     for text in models:
         with data_on_stdout():
             model = load_model(ModelRequest(text, machine.home, machine.device))
-            name, threat = _dataset(model, dataset), _threat(model, norm, eps)
-            with show_download() as progress:
-                data = load_dataset(name, machine.data_dir, progress=progress)
+            name, threat = dataset_for(model, dataset), threat_for(model, norm, eps)
+            data = load_data(name, machine)
             with make_monitor() as monitor:
                 found.append(
                     look(model, data, threat, _told(ctx, text, models, machine), n=n, seed=seed, monitor=monitor)
@@ -99,25 +96,6 @@ def _told(ctx: click.Context, model: str, models: tuple[str, ...], machine: Mach
 
     arguments: list[str] = ctx.find_root().obj or []
     return replace(machine, command=command_line([word for word in arguments if word == model or word not in models]))
-
-
-def _dataset(model: LoadedModel, named: str | None) -> str:
-    if named is None and model.dataset is None:
-        raise ConfigError(f"nobody knows what {model.source} was trained on", "name its data set with --dataset")
-    return named or model.dataset  # type: ignore[return-value]
-
-
-def _threat(model: LoadedModel, norm: str | None, eps: str | None) -> ThreatModel:
-    """The threat asked for, completed by the one that the model was trained for where the norm is the same."""
-    from deatbench.threats import make_threat
-
-    trained = model.threat
-    norm = norm or (trained.norm if trained else "Linf")
-    if eps is None and trained is not None and trained.norm == norm:
-        eps = trained.eps_text
-    if eps is None:
-        raise ConfigError(f"nobody knows an eps for {model.source} in {norm}", "name it with --eps, such as 8/255")
-    return make_threat(norm, eps)
 
 
 def _keep(model: LoadedModel, diagnostics: Diagnostics, home: Home) -> None:

@@ -1,4 +1,4 @@
-"""Downloads on stderr: how far each file is."""
+"""Data sets, and on stderr how far the download of each file is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from deatbench.cli.monitor import make_monitor
-from deatbench.data import found, load_dataset
+from deatbench.data import Dataset, found, load_dataset
 from deatbench.data.locate import Progress
 from deatbench.pipeline import Machine
 
@@ -28,8 +28,13 @@ def show_download() -> Iterator[Progress]:
         yield progress
 
 
+def load_data(name: str, machine: Machine, *, download: bool = True) -> Dataset:
+    """Data set `name`, downloaded where that is allowed and needed. Raises UnknownNameError or MissingError."""
+    with show_download() as progress:
+        return load_dataset(name, machine.data_dir, download=download, progress=progress)
+
+
 def fetch_if_missing(name: str, machine: Machine) -> None:
     """Download data set `name`, showing how far it is, unless it is on this machine. Raises MissingError."""
     if found(name, machine.data_dir) is None:
-        with show_download() as progress:
-            load_dataset(name, machine.data_dir, progress=progress)
+        load_data(name, machine)

@@ -13,12 +13,10 @@ from deatbench.cli import options
 from deatbench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deatbench.data import Dataset
     from deatbench.engine.distributed import Processes
     from deatbench.models import LoadedModel
     from deatbench.pipeline import EvaluationRequest, Machine
-    from deatbench.records import EvaluationRecord
-    from deatbench.threats import ThreatModel
+    from deatbench.records import Checkpoint, EvaluationRecord
 
 DEFAULT_ATTACKS = ("pgd-20", "cw-20")
 
@@ -44,7 +42,7 @@ class Asked:
     n: int | None
     batch_size: int | None
     seed: int
-    checkpoint: str
+    checkpoint: Checkpoint
     arch: str | None
     overrides: tuple[str, ...]
     device: str
@@ -57,10 +55,10 @@ class Asked:
 
 @click.command("eval")
 @click.argument("model", required=False)
-@click.option("--dataset", metavar="D", help="Data set; default: the one that the model was trained for.")
+@options.model_dataset
 @options.data_dir
-@click.option("--norm", type=options.NORMS, help="Norm of the ball; default: the one trained for, else Linf.")
-@click.option("--eps", metavar="E", help="Radius, for pixels in [0, 1], such as 8/255; default: the one trained for.")
+@options.norm
+@options.eps
 @click.option("--autoattack", is_flag=True, help="Also AutoAttack, the standard version.")
 @click.option("--attacks", metavar="LIST", help="Instead of pgd-20,cw-20; `deatbench ls attacks` lists all.")
 @click.option("--eps-sweep", metavar="LIST", help="More radii, for a robustness curve, such as 2/255,4/255,16/255.")
@@ -155,18 +153,20 @@ def _measure(
 ) -> tuple[EvaluationRecord, Path, bool]:
     """(record, where it was written, whether it was interrupted)."""
     from deatbench import pipeline
+    from deatbench.cli.downloading import load_data
     from deatbench.cli.machine import data_on_stdout
+    from deatbench.cli.model_argument import dataset_for, load_named, threat_for
     from deatbench.cli.monitor import make_monitor
     from deatbench.engine.shards import shards
 
     with data_on_stdout():
-        data = _load_data(asked.dataset, machine) if asked.dataset else None
-        loaded = _load_model(asked.model, machine, data, asked)
-        threat = _threat(loaded, asked.norm, asked.eps)
+        data = load_data(asked.dataset, machine) if asked.dataset else None
+        loaded = load_named(asked.model, machine, asked.checkpoint, asked.arch, asked.overrides, data)
+        threat = threat_for(loaded, asked.norm, asked.eps)
         folders = _record_folders(loaded, machine, asked.out)
-        data = data or _load_data(_trained_on(loaded), machine)
+        data = data or load_data(dataset_for(loaded, asked.dataset), machine)
         if asked.surrogate is not None:
-            surrogate = _load_model(asked.surrogate, machine, data, asked)
+            surrogate = load_named(asked.surrogate, machine, asked.checkpoint, asked.arch, asked.overrides, data)
             surrogate.module.to(machine.device)
             request = replace(request, surrogate=surrogate)
         with make_monitor() as monitor:
@@ -220,72 +220,6 @@ def chosen_attacks(attacks: str | None, autoattack: bool) -> list[str]:
     if not names:
         raise ConfigError("--attacks names no attack", "for example --attacks pgd-20,autoattack")
     return [*names, "autoattack"] if autoattack and "autoattack" not in names else names
-
-
-def _load_data(name: str, machine: Machine) -> Dataset:
-    from deatbench.cli.downloading import show_download
-    from deatbench.data import load_dataset
-
-    with show_download() as progress:
-        return load_dataset(name, machine.data_dir, progress=progress)
-
-
-def _load_model(text: str | None, machine: Machine, data: Dataset | None, asked: Asked) -> LoadedModel:
-    from deatbench.models import ModelRequest, load_model
-
-    if text is None:
-        text = str(machine.home.latest_run().path)
-        print(f"note: no MODEL named; taking the latest run, {Path(text).name}", file=sys.stderr)
-    spec = None
-    if asked.arch is not None:
-        if data is None:
-            raise ConfigError("--arch needs --dataset: it decides channels, classes and normalisation")
-        spec = _spec(asked.arch, asked.overrides, data)
-    elif asked.overrides:
-        raise ConfigError("--set changes a parameter of --arch, which is not given")
-    return load_model(ModelRequest(text, machine.home, machine.device, asked.checkpoint, spec))  # type: ignore[arg-type]
-
-
-def _spec(arch: str, overrides: tuple[str, ...], data: Dataset):  # type: ignore[no-untyped-def]
-    from deatbench.archs import ARCHS
-    from deatbench.pipeline.configuration import ARCH_CONTEXT
-    from deatbench.records import ModelSpec
-
-    params = {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key.startswith("arch."):
-            raise ConfigError(f"--set {text!r} is not arch.KEY=VALUE", "for example --set arch.width=0.5")
-        params[key.removeprefix("arch.")] = value
-    channels, height, _ = data.image_shape
-    return ModelSpec(
-        arch=arch,
-        params=ARCHS.bind(arch, params, ARCH_CONTEXT),
-        num_classes=data.num_classes,
-        in_channels=channels,
-        image_size=height,
-        mean=data.mean,
-        std=data.std,
-    )
-
-
-def _trained_on(model: LoadedModel) -> str:
-    if model.dataset is None:
-        raise ConfigError(f"nobody knows what {model.source} was trained on", "name its data set with --dataset")
-    return model.dataset
-
-
-def _threat(model: LoadedModel, norm: str | None, eps: str | None) -> ThreatModel:
-    """The threat asked for, completed by the one that the model was trained for where the norm is the same."""
-    from deatbench.threats import make_threat
-
-    trained = model.threat
-    norm = norm or (trained.norm if trained else "Linf")
-    if eps is None and (trained is None or trained.norm != norm):
-        raise ConfigError(
-            f"nobody knows an eps for {model.source} in {norm}", "name it with --eps, such as --eps 8/255"
-        )
-    return make_threat(norm, eps if eps is not None else trained.eps_text)  # type: ignore[union-attr]
 
 
 def _record_folders(model: LoadedModel, machine: Machine, out: Path | None) -> list[Path]:

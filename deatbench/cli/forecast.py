@@ -17,10 +17,10 @@ from deatbench.cli.monitor import clock
 from deatbench.config import RunConfig, dump_config
 from deatbench.data import Dataset, load_dataset
 from deatbench.engine.execution import Execution
+from deatbench.engine.plan import Plan
 from deatbench.engine.search import Search
 from deatbench.engine.state import TrainState
 from deatbench.engine.step import FREE_STEPS, Step
-from deatbench.engine.train import Plan
 
 # AutoAttack's members see survivors only. Of the passes it might make it makes about the share that it leaves robust,
 # to 0.04 in the records of model_zoo/: 0.25 to 0.37 on CIFAR-10, 0.3 to 0.74 on digits, 0.02 untrained for it.

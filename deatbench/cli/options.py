@@ -41,7 +41,17 @@ existing_home = _home_option(_existing_home)
 data_dir = click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Folder that holds data sets (also DEATBENCH_DATA)."
 )
-NORMS = click.Choice(["Linf", "L2", "L1"])
+model_dataset = click.option(
+    "--dataset", metavar="D", help="Data set; default: the one that the model was trained for."
+)
+norm = click.option(
+    "--norm",
+    type=click.Choice(["Linf", "L2", "L1"]),
+    help="Norm of the ball; default: the one trained for, else Linf.",
+)
+eps = click.option(
+    "--eps", metavar="E", help="Radius, for pixels in [0, 1], such as 8/255; default: the one trained for."
+)
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: torch's own choice.")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of a table.")

@@ -43,8 +43,9 @@ def plot(runs: tuple[str, ...], metric: str | None, home: Path, out: Path | None
       deatbench plot digits-vgg16-deat-3f2a91-s0 digits-vgg16-pgd-at-77c01d-s0 --out compare.pdf
       deatbench plot runs/*-deat-* --metric robust --out overfitting.png
     """
-    from deatbench.report.curves import DEFAULT_PANELS, choose_panels, draw
+    from deatbench.report.curves import draw
     from deatbench.report.histories import curves_of, unlabelled
+    from deatbench.report.panels import DEFAULT_PANELS, choose_panels
     from deatbench.store import Home, atomic_write_bytes
 
     panels = choose_panels(options.parse_names(metric) or DEFAULT_PANELS)

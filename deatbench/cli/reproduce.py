@@ -139,6 +139,7 @@ def _run(
     team: Processes,
 ) -> None:
     """Forecast, work, verdict."""
+    from deatbench.cli.downloading import load_data
     from deatbench.cli.machine import check_writable, data_on_stdout
     from deatbench.cli.monitor import make_monitor
     from deatbench.cli.outcome import say_cost, show_forecast, show_outcome
@@ -147,7 +148,7 @@ def _run(
 
     beside = second_look(path, "reproductions", record.id)
     with data_on_stdout():
-        data = _data(record, machine, download=not asked.dry_run)
+        data = load_data(record.dataset.name, machine, download=not asked.dry_run)
         model = _model(asked, path, record, data, machine) if asked.evaluate_only else None
         stages = _forecast(record, data, machine, asked.evaluate_only)
     if asked.dry_run:
@@ -165,14 +166,6 @@ def _run(
         write_record(beside, result)
         print(f"attested: {beside}", file=sys.stderr)
     show_outcome(result, record, second, found, asked.as_json)
-
-
-def _data(record: EvaluationRecord, machine: Machine, download: bool) -> Dataset:
-    from deatbench.cli.downloading import show_download
-    from deatbench.data import load_dataset
-
-    with show_download() as progress:
-        return load_dataset(record.dataset.name, machine.data_dir, download=download, progress=progress)
 
 
 def _model(asked: Asked, path: Path, record: EvaluationRecord, data: Dataset, machine: Machine) -> LoadedModel:

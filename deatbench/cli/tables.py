@@ -15,6 +15,7 @@ from deatbench.records import unpack_bits
 
 if TYPE_CHECKING:
     from deatbench.records import EvaluationRecord, Metric, TrainingRecord
+    from deatbench.report.model.zoo import ZooModel
 
 PIPE_WIDTH = 10_000  # nobody reads a pipe at 80 columns: never wrap or cut there
 TITLES = {"clean_acc": "clean", "worst_case_acc": "worst case"}
@@ -90,6 +91,25 @@ def print_trainings(records: Sequence[TrainingRecord]) -> None:
             measured = (share(average.clean_acc), share(average.robust_acc)) if average else ("-", "-")
             rows.append([record.id, kept, str(record.final.epoch), "-", *measured])
     print_table(["run", "weights", "epoch", "loss", "val clean", "val robust"], rows)
+
+
+def print_models(models: Sequence[ZooModel]) -> None:
+    """One line per model of the zoo: what its kept weights withstand, and how large they are."""
+    from deatbench.report.escape import plain
+    from deatbench.report.standings.runs import AUTOATTACK, CLEAN, WORST_CASE
+
+    rows = [
+        [
+            model.card.id,
+            plain(model.card.dataset),
+            f"{model.card.threat.norm} {model.card.threat.eps_text}",
+            *(accuracy(model.metrics.get(name)) for name in (WORST_CASE, AUTOATTACK, CLEAN)),
+            f"{model.card.training.n_params:,}",
+            f"{model.card.weights_bytes / 2**20:.1f} MiB" + ("" if model.has_weights else ", not here"),
+        ]
+        for model in models
+    ]
+    print_table(["id", "data set", "threat", "worst case", AUTOATTACK, "clean", "parameters", "weights"], rows)
 
 
 def share(value: float | None) -> str:

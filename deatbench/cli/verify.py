@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
 from deatbench.cli import options
+
+if TYPE_CHECKING:
+    from deatbench.pipeline import Machine
+    from deatbench.pipeline.checks import Check
+    from deatbench.records import EvaluationRecord
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asked for, as typed."""
+
+    record_path: Path
+    model: str | None
+    data_dir: Path | None
+    batch_size: int
+    sample: int
+    attest: bool
+    device: str
+    threads: int | None
+    home: Path
+    as_json: bool
 
 
 @click.command()
@@ -26,19 +49,7 @@ from deatbench.cli import options
 @options.home
 @options.as_json
 @click.pass_context
-def verify(
-    ctx: click.Context,
-    record_path: Path,
-    model: str | None,
-    data_dir: Path | None,
-    batch_size: int,
-    sample: int,
-    attest: bool,
-    device: str,
-    threads: int | None,
-    home: Path,
-    as_json: bool,
-) -> None:
+def verify(ctx: click.Context, **given: Any) -> None:
     """Re-check an evaluation's record in one pass, without attacking.
 
     Model and data set must be those of the record, every clean verdict must come out again, and every stored
@@ -51,7 +62,7 @@ def verify(
     --attest writes what was found into verifications/ beside the record's folder, failures too; otherwise nothing is
     written. On the pages a record is then
 
-    
+    \b
       self-reported    nobody looked again, or nothing was proven
       re-run           `deatbench reproduce --attest`: the recipe gave the same
                        verdicts, or others within chance
@@ -68,35 +79,60 @@ def verify(
       deatbench verify record.json zoo:digits-vgg16-deat-3f2a91-s0 --json
       deatbench verify evaluations/my-net-77aa00ff.json ./my.py:net --attest
     """
-    from deatbench.cli.downloading import show_download
-    from deatbench.cli.machine import check_writable, data_on_stdout, make_machine
-    from deatbench.cli.monitor import make_monitor
-    from deatbench.cli.tables import print_table
-    from deatbench.data import load_dataset
-    from deatbench.pipeline.provenance import evaluated_model
-    from deatbench.pipeline.verification import attestation, raise_if_failed, read_evaluation
-    from deatbench.pipeline.verification import verify as check
+    from deatbench.pipeline.verification import raise_if_failed, read_evaluation
+
+    asked = Asked(**given)
+    path = asked.record_path.expanduser()
+    record = read_evaluation(path)
+    checks = _look_again(ctx, asked, path, record)
+    _show(record, checks, asked.as_json)
+    raise_if_failed(checks, path)
+
+
+def _look_again(ctx: click.Context, asked: Asked, path: Path, record: EvaluationRecord) -> list[Check]:
+    """All checks of the record at `path`; what they found is written beside it where that is asked for."""
+    from deatbench.cli.machine import check_writable, make_machine
+    from deatbench.pipeline.verification import attestation
     from deatbench.store import second_look, sha256_of, write_record
 
-    path = record_path.expanduser()
-    record = read_evaluation(path)
     record_sha256, beside = sha256_of(path), second_look(path, "verifications", record.id)
-    if attest:
+    if asked.attest:
         check_writable(beside.parent)
-    machine = make_machine(ctx, home=home, device=device, data_dir=data_dir, threads=threads)
-    with data_on_stdout():
-        with show_download() as progress:
-            data = load_dataset(record.dataset.name, machine.data_dir, progress=progress)
-        loaded = evaluated_model(record, path, data, machine.home, machine.device, model)
-        with make_monitor() as monitor:
-            checks = check(
-                record, path, loaded, data, machine.device, batch_size=batch_size, sample=sample, monitor=monitor
-            )
-    if attest:
+    machine = make_machine(ctx, home=asked.home, device=asked.device, data_dir=asked.data_dir, threads=asked.threads)
+    checks = _check(asked, path, record, machine)
+    if asked.attest:
         write_record(beside, attestation(record, record_sha256, checks, machine.device))
         print(f"attested: {beside}", file=sys.stderr)
+    return checks
+
+
+def _check(asked: Asked, path: Path, record: EvaluationRecord, machine: Machine) -> list[Check]:
+    from deatbench.cli.downloading import load_data
+    from deatbench.cli.machine import data_on_stdout
+    from deatbench.cli.monitor import make_monitor
+    from deatbench.pipeline import verification
+    from deatbench.pipeline.provenance import evaluated_model
+
+    with data_on_stdout():
+        data = load_data(record.dataset.name, machine)
+        loaded = evaluated_model(record, path, data, machine.home, machine.device, asked.model)
+        with make_monitor() as monitor:
+            return verification.verify(
+                record,
+                path,
+                loaded,
+                data,
+                machine.device,
+                batch_size=asked.batch_size,
+                sample=asked.sample,
+                monitor=monitor,
+            )
+
+
+def _show(record: EvaluationRecord, checks: Sequence[Check], as_json: bool) -> None:
+    from deatbench.cli.tables import print_table
+
     if as_json:
         print(json.dumps({"record": record.id, "checks": [asdict(found) for found in checks]}, indent=1))
     else:
         print_table(["check", "result", "what was found"], [[c.name, c.status.value, c.detail] for c in checks])
-    raise_if_failed(checks, path)

@@ -52,10 +52,8 @@ def list_models(dataset: str | None, method: str | None, arch: str | None, home:
       deatbench zoo ls
       deatbench zoo ls --dataset digits --arch vgg16 --json
     """
-    from deatbench.cli.tables import accuracy, print_table
-    from deatbench.report.escape import plain
+    from deatbench.cli.tables import print_models
     from deatbench.report.model.zoo import ZooModel
-    from deatbench.report.standings.runs import AUTOATTACK, WORST_CASE
     from deatbench.store import Home
 
     models = [ZooModel.read(folder) for folder in Home(home.expanduser()).zoo_entries()]
@@ -67,24 +65,9 @@ def list_models(dataset: str | None, method: str | None, arch: str | None, home:
     if as_json:
         print(json.dumps([model.document() for model in found], indent=1))
         return
-    rows = []
-    for model in found:
-        card, metrics = model.card, model.metrics
-        rows.append(
-            [
-                card.id,
-                plain(card.dataset),
-                f"{card.threat.norm} {card.threat.eps_text}",
-                accuracy(metrics.get(WORST_CASE)),
-                accuracy(metrics.get(AUTOATTACK)),
-                accuracy(metrics.get("clean_acc")),
-                f"{card.training.n_params:,}",
-                f"{card.weights_bytes / 2**20:.1f} MiB" + ("" if model.has_weights else ", not here"),
-            ]
-        )
-    if not rows:
+    if not found:
         print(f"note: no such model in {home / 'model_zoo'}", file=sys.stderr)
-    print_table(["id", "data set", "threat", "worst case", AUTOATTACK, "clean", "parameters", "weights"], rows)
+    print_models(found)
 
 
 @zoo.command()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from deatbench.records import ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -86,3 +88,16 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    def model_spec(self, arch: str, params: Mapping[str, Any]) -> ModelSpec:
+        """How a network for these images is built; `params` are all of the architecture's own."""
+        channels, height, _ = self.image_shape
+        return ModelSpec(
+            arch=arch,
+            params=dict(params),
+            num_classes=self.num_classes,
+            in_channels=channels,
+            image_size=height,
+            mean=self.mean,
+            std=self.std,
+        )

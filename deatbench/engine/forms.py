@@ -9,20 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from deatbench.engine.execution import Execution
 from deatbench.engine.monitor import Monitor
+from deatbench.engine.plan import Plan
 from deatbench.engine.selfcheck import check_gradient
 from deatbench.engine.shadow import TENSOR_CORE_CHANNELS, AttackForm, worth_a_shadow
 from deatbench.errors import DeatbenchError
 from deatbench.methods import Batch
-
-if TYPE_CHECKING:
-    from deatbench.engine.train import Plan
 
 RUNS_IN_A_PROCESS = 64  # each may compile its networks anew
 

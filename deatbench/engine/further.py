@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from deatbench.engine.plan import Plan
 from deatbench.engine.state import TrainState
 from deatbench.engine.validation import refresh_statistics
 from deatbench.optim.deat import DEAT
 from deatbench.records import Checkpoint
-
-if TYPE_CHECKING:
-    from deatbench.engine.train import Plan
 
 
 def further_weights(state: TrainState, plan: Plan) -> dict[Checkpoint, nn.Module]:

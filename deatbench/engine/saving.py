@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deatbench.engine.checkpoint import save_state, weights_file
 from deatbench.engine.interruption import Interruption
 from deatbench.engine.monitor import Monitor
+from deatbench.engine.plan import Plan
 from deatbench.engine.state import TrainState
 from deatbench.errors import DeatbenchError, InterruptedRun
 from deatbench.store import RunFolder, atomic_write_bytes
-
-if TYPE_CHECKING:
-    from deatbench.engine.train import Plan
 
 LARGE_MODEL = 16 << 20  # bytes; the state of a larger one takes long to write
 LARGE_MODEL_SECONDS = 30.0  # so it is saved after an epoch only if so much time would be lost
@@ -87,7 +84,7 @@ class Saves:
 
     @property
     def _step(self) -> int:
-        return self.state.epoch * self.plan.batches_per_epoch + self.state.batch
+        return self.plan.position(self.state)
 
     def _write_files(self) -> None:
         for path in list(self._waiting):

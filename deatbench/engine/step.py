@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,12 +21,10 @@ from deatbench.engine.execution import Execution, fast_kernels
 from deatbench.engine.forms import Forms
 from deatbench.engine.interruption import Interruption
 from deatbench.engine.monitor import Monitor
+from deatbench.engine.plan import Plan
 from deatbench.engine.seeding import derive, seed_everything
 from deatbench.engine.state import TrainState
 from deatbench.methods import Batch, Losses
-
-if TYPE_CHECKING:
-    from deatbench.engine.train import Plan
 
 FREE_STEPS = 3  # before a capture: they create the optimizer's state, choose convolution algorithms, load kernels
 

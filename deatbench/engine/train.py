@@ -6,66 +6,32 @@ threads): the order of images and every random number are functions of (seed, po
 
 from __future__ import annotations
 
-import dataclasses
 import resource
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 
-from deatbench.config import RunConfig
-from deatbench.data import Dataset
-from deatbench.data.augment import Augment
 from deatbench.engine.checkpoint import save_weights, weights_sha256
-from deatbench.engine.distributed import Processes
+from deatbench.engine.contract import NonFiniteLogits
 from deatbench.engine.further import further_weights
 from deatbench.engine.guard import MOST_ROLLBACKS, failure, not_finite
 from deatbench.engine.interruption import Interruption, Stopped
 from deatbench.engine.monitor import Monitor
+from deatbench.engine.plan import Plan
 from deatbench.engine.saving import Saves
 from deatbench.engine.schedule import learning_rate
 from deatbench.engine.seeding import epoch_order
 from deatbench.engine.state import TrainState
 from deatbench.engine.step import Step
-from deatbench.engine.trial import NonFiniteLogits
 from deatbench.engine.validation import measure_epoch, selection_key
 from deatbench.errors import DeatbenchError
-from deatbench.methods import Method
-from deatbench.methods.base import Inner
-from deatbench.records import EpochMetrics, Flag, ModelSpec
+from deatbench.records import EpochMetrics, Flag
 from deatbench.store import RunFolder
 
 SAVE_EVERY_SECONDS = 300.0
 AGREE_EVERY = 8  # batches on CUDA, where talking to the other processes costs more than it does beside a CPU's batch
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `fit` needs besides the state: all of it fixed for the whole run."""
-
-    config: RunConfig
-    method: Method
-    inner: Inner
-    data: Dataset
-    spec: ModelSpec
-    augment: Augment
-    device: torch.device
-    peak_lr: float
-    processes: Processes = field(default_factory=Processes)
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Full batches only, so that batch norm never sees a batch of one; at least one batch."""
-        return max(1, len(self.data.train) // self.config.batch_size)
-
-    def inner_at(self, position: int) -> tuple[Inner, bool]:
-        """The inner attack at batch `position`, and whether its radius is full: warming up, it grows from 0."""
-        warmup = self.config.eps_warmup * self.batches_per_epoch
-        if position + 1 >= warmup:
-            return self.inner, True
-        return dataclasses.replace(self.inner, threat=self.inner.threat.scaled((position + 1) / warmup)), False
 
 
 def fit(
@@ -83,7 +49,7 @@ def fit(
     """
     epochs = plan.config.epochs
     monitor.start("train", epochs * plan.batches_per_epoch)
-    monitor.advance(state.epoch * plan.batches_per_epoch + state.batch)
+    monitor.advance(plan.position(state))
     _check_alike(state, plan)
     step, saves = Step(plan, state, monitor, stop=stop), Saves(folder, state, plan, monitor)
     if plan.config.guard == "rollback" and state.sound is None:
@@ -91,9 +57,7 @@ def fit(
     while state.epoch < epochs:
         wrong, metrics = _run_epoch(state, plan, step, saves, stop, monitor)
         if wrong is not None and plan.config.guard == "rollback":
-            before = state.epoch * plan.batches_per_epoch + state.batch
-            _take_back(state, wrong, monitor)
-            monitor.advance(state.epoch * plan.batches_per_epoch - before)
+            _take_back(state, plan, wrong, monitor)
             step = Step(plan, state, monitor, stop=stop)  # the old one holds the optimizer's old tensors
             continue
         if wrong is not None and (metrics is None or plan.config.guard == "stop"):
@@ -156,7 +120,7 @@ def _train_epoch(state: TrainState, plan: Plan, step: Step, saves: Saves, stop: 
     for x_NCHW, y_N in plan.data.train.batches(index_batches, plan.device):
         t = state.epoch + (state.batch + 1) / count
         lr = state.lr_factor * learning_rate(plan.config.schedule, plan.peak_lr, t, plan.config.epochs)
-        step(x_NCHW, y_N, state.epoch * count + state.batch, lr)
+        step(x_NCHW, y_N, plan.position(state), lr)
         state.batch += 1
         if state.batch == count and plan.device.type == "cuda":
             torch.cuda.synchronize(plan.device)  # the epoch's time is the device's
@@ -217,14 +181,16 @@ def _measure(state: TrainState, plan: Plan) -> tuple[Flag | None, EpochMetrics |
     return failure(metrics, state.history, plan.spec.num_classes, last), metrics
 
 
-def _take_back(state: TrainState, wrong: Flag, monitor: Monitor) -> None:
+def _take_back(state: TrainState, plan: Plan, wrong: Flag, monitor: Monitor) -> None:
     """Back to the last epoch in order, at half the learning rate; not for ever."""
     if sum(flag.code == wrong.code for flag in state.flags) >= MOST_ROLLBACKS:
         raise DeatbenchError(f"{wrong.message}, after {MOST_ROLLBACKS} rollbacks", "lower optimizer.lr")
     assert state.sound is not None
+    before = plan.position(state)
     again = f"continued from epoch {state.sound['epoch']} with half the learning rate"
     state.take_back(Flag(code=wrong.code, message=f"{wrong.message}; {again}"))
     monitor.note(state.flags[-1].message)
+    monitor.advance(plan.position(state) - before)
 
 
 def _close_epoch(state: TrainState, plan: Plan, metrics: EpochMetrics, saves: Saves) -> None:

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.attacks import Attack
-from deatbench.attacks.borrow import mode
 from deatbench.attacks.gradient import InterruptedGradient, SearchForm
 from deatbench.attacks.journal import Journal
 from deatbench.attacks.restarts import all_runs
 from deatbench.attacks.rng import ExampleRng, PublishedRng
 from deatbench.data import Images
 from deatbench.data.images import to_unit
+from deatbench.engine.contract import NonFiniteLogits, check_fit
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.nearby import neighbours
 from deatbench.engine.progress import Outcome
@@ -59,10 +59,6 @@ class Settings:
     workers: int = 1
 
 
-class NonFiniteLogits(DeatbenchError):
-    """A network whose answers are no numbers: there is nothing to evaluate."""
-
-
 class PassCounter(nn.Module):
     """The model, counting the images that pass through it, in each thread its own; with a lock, one call at a time."""
 
@@ -86,32 +82,6 @@ class PassCounter(nn.Module):
         """So many pass through the model in this thread."""
         self._counts.images = self.images + images
         self.monitor.advance(images)
-
-
-def check_fit(model: nn.Module, images: Images, device: torch.device) -> int:
-    """The number of classes K, from a forward pass of two images. Raises ConfigError if model and images do not fit."""
-    x_NCHW, _ = next(iter(images.batches([torch.arange(min(2, len(images)))], device)))
-    try:
-        with torch.no_grad(), mode(model, training=False):
-            logits_NK = model(x_NCHW)
-    except Exception as error:  # the model may be anybody's code
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"the model does not take images of shape {tuple(x_NCHW.shape[1:])}: {reason}",
-            "choose the data set it was trained for with --dataset",
-        ) from error
-    if not isinstance(logits_NK, Tensor) or logits_NK.ndim != 2 or len(logits_NK) != len(x_NCHW):
-        found = tuple(logits_NK.shape) if isinstance(logits_NK, Tensor) else type(logits_NK).__name__
-        raise ConfigError(f"the model returned {found} for {len(x_NCHW)} images", "it must return logits [N, K]")
-    num_classes, smallest, largest = logits_NK.shape[1], int(images.labels_N.min()), int(images.labels_N.max())
-    if smallest < 0:
-        raise ConfigError(f"a label is {smallest}: labels count classes from 0", "repair the data set")
-    if largest >= num_classes:
-        raise ConfigError(
-            f"the model has {num_classes} classes, the data set has labels up to {largest}",
-            "choose the data set it was trained for with --dataset",
-        )
-    return num_classes
 
 
 class Trial:

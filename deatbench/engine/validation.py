@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
@@ -12,15 +10,13 @@ from deatbench.attacks.fgsm import FGSM
 from deatbench.attacks.pgd import PGD
 from deatbench.data import Images
 from deatbench.engine.evaluate import Settings, evaluate
+from deatbench.engine.plan import Plan
 from deatbench.engine.schedule import learning_rate
 from deatbench.engine.search import Search
 from deatbench.engine.seeding import epoch_order
 from deatbench.engine.state import TOTALS, TrainState
 from deatbench.methods import Method
 from deatbench.records import Accuracies, Checkpoint, EpochMetrics
-
-if TYPE_CHECKING:
-    from deatbench.engine.train import Plan
 
 BATCH = {"cuda": 1000}
 SMALL_BATCH = 128  # on a CPU: a backward pass waits for no signal, and 1000 images take ten seconds in a ResNet-18

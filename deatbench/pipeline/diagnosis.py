@@ -17,13 +17,13 @@ from torch import Tensor
 from deatbench.archs.build import count_flops
 from deatbench.attacks.rng import ExampleRng
 from deatbench.data import Dataset
+from deatbench.engine.contract import check_fit
 from deatbench.engine.environment import environment
 from deatbench.engine.evaluate import Evaluation
 from deatbench.engine.evaluate import evaluate as attack_model
 from deatbench.engine.interruption import stopped_by_signals
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.search import strict_float32
-from deatbench.engine.trial import check_fit
 from deatbench.errors import InterruptedRun
 from deatbench.models import LoadedModel
 from deatbench.pipeline.machine import Machine, now

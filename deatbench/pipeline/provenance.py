@@ -9,7 +9,7 @@ import torch
 from deatbench.data import Dataset
 from deatbench.errors import MissingError
 from deatbench.models import LoadedModel, ModelRequest, load_model
-from deatbench.records import Checkpoint, EvaluationRecord, ModelCard, ModelSpec
+from deatbench.records import Checkpoint, EvaluationRecord, ModelCard
 from deatbench.store import Home, RunFolder, read_record, safe_name
 
 
@@ -23,16 +23,7 @@ def evaluated_model(
     """
     checkpoint: Checkpoint = record.training.checkpoint if record.training else "best"
     text, home = (named, home) if named is not None else _beside(record, path, home)
-    channels, height, _ = data.image_shape
-    spec = ModelSpec(  # for weight files that do not say it themselves
-        arch=record.model.arch,
-        params=record.model.params,
-        num_classes=data.num_classes,
-        in_channels=channels,
-        image_size=height,
-        mean=data.mean,
-        std=data.std,
-    )
+    spec = data.model_spec(record.model.arch, record.model.params)  # for weight files that do not say it themselves
     return load_model(ModelRequest(text, home, device, checkpoint, spec))
 
 

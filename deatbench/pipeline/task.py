@@ -14,9 +14,9 @@ from deatbench.archs.build import count_params
 from deatbench.attacks import Attack
 from deatbench.data import Dataset, Images
 from deatbench.engine.checkpoint import weights_sha256
+from deatbench.engine.contract import check_fit
 from deatbench.engine.evaluate import Settings
 from deatbench.engine.search import Search
-from deatbench.engine.trial import check_fit
 from deatbench.errors import ConfigError, DeatbenchError
 from deatbench.models import LoadedModel
 from deatbench.pipeline.machine import Machine

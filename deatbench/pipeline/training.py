@@ -18,9 +18,10 @@ from deatbench.engine.environment import environment, hardware_name
 from deatbench.engine.further import further_weights
 from deatbench.engine.interruption import Interruption, Stopped, interruption
 from deatbench.engine.monitor import Monitor
+from deatbench.engine.plan import Plan
 from deatbench.engine.seeding import seed_everything
 from deatbench.engine.state import TrainState
-from deatbench.engine.train import Plan, fit
+from deatbench.engine.train import fit
 from deatbench.engine.validation import chosen, measure_module
 from deatbench.errors import InterruptedRun
 from deatbench.methods import METHODS
@@ -32,7 +33,6 @@ from deatbench.records import (
     Checkpoint,
     EpochMetrics,
     Flag,
-    ModelSpec,
     Throughput,
     TrainingRecord,
 )
@@ -130,16 +130,7 @@ def prepare(
     """
     team = processes or Processes()
     share_equally(min(config.batch_size, len(data.train)), team.world)
-    channels, height, _ = data.image_shape
-    spec = ModelSpec(
-        arch=config.arch.name,
-        params=config.arch.params,
-        num_classes=data.num_classes,
-        in_channels=channels,
-        image_size=height,
-        mean=data.mean,
-        std=data.std,
-    )
+    spec = data.model_spec(config.arch.name, config.arch.params)
     seed_everything(config.seed, "init")
     model = build_arch(**spec.model_dump(exclude={"arch", "params"}), name=spec.arch, **spec.params)
     model = model.to(device).to(memory_format=torch.channels_last)

@@ -15,12 +15,12 @@ from torch import nn
 from deatbench.attacks import make_attack
 from deatbench.data import Dataset, Images
 from deatbench.engine.checkpoint import weights_sha256
+from deatbench.engine.contract import check_fit
 from deatbench.engine.environment import environment
 from deatbench.engine.evaluate import Settings
 from deatbench.engine.evaluate import evaluate as attack_model
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.search import strict_float32
-from deatbench.engine.trial import check_fit
 from deatbench.errors import ConfigError, MismatchError, MissingError
 from deatbench.evidence import Archive
 from deatbench.models import LoadedModel

@@ -74,6 +74,12 @@ class Samples(Record):
         standing_N: np.ndarray = np.logical_and.reduce([self.clean_N(), *map(self.robust_N, self.robust)])
         return standing_N
 
+    def verdicts_N(self, metric: str) -> np.ndarray:
+        """True where the image counts for a metric of `metrics_of`: correct clean, under that attack, or under all."""
+        if metric == "clean_acc":
+            return self.clean_N()
+        return self.worst_case_N() if metric == "worst_case_acc" else self.robust_N(metric)
+
 
 def metrics_of(clean_N: np.ndarray, robust: dict[str, np.ndarray]) -> dict[str, Metric]:
     """Metrics from verdicts: `clean_acc`, one per attack, and the per-example `worst_case_acc`."""

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -19,9 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from deatbench.errors import ConfigError, UnknownNameError
-from deatbench.records import EpochMetrics
+from deatbench.errors import ConfigError
 from deatbench.report.histories import Curve, common_title
+from deatbench.report.panels import Panel, series_of
 
 # Okabe and Ito (2008), without yellow, which paper swallows; neighbours differ in lightness.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#D55E00")
@@ -56,64 +54,10 @@ STYLE: Any = {
 }
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A quantity over the epochs: a field of EpochMetrics, and one for training images to compare it with."""
-
-    title: str
-    field: str
-    training: str | None = None
-
-    @property
-    def share(self) -> bool:
-        """Whether it is drawn in percent."""
-        return self.field.endswith("_acc")
-
-
-PANELS = {
-    "robust": Panel("Robust accuracy (%)", "val_robust_acc", "subset_robust_acc"),
-    "clean": Panel("Clean accuracy (%)", "val_clean_acc", "subset_clean_acc"),
-    "loss": Panel("Training loss", "loss"),
-    "lr": Panel("Learning rate", "lr"),
-    "fgsm": Panel("FGSM accuracy (%)", "val_fgsm_acc"),
-}
-DEFAULT_PANELS = ("robust", "clean", "loss", "lr")
-
-
-@dataclass(frozen=True)
-class Series:
-    """A field of one curve: mean and standard deviation over its runs, at the epochs that all of them have."""
-
-    epochs: tuple[int, ...]
-    means: tuple[float, ...]
-    spreads: tuple[float, ...]
-
-
-def choose_panels(names: Sequence[str]) -> list[Panel]:
-    """Panels by name, or any other number of metrics.jsonl by its own. Raises UnknownNameError."""
-    fields = [name for name in EpochMetrics.model_fields if name != "epoch"]
-    for name in names:
-        if name not in PANELS and name not in fields:
-            raise UnknownNameError("metric", name, [*PANELS, *fields], f"there are {', '.join([*PANELS, *fields])}")
-    return [PANELS.get(name) or Panel(f"{name} (%)" if name.endswith("_acc") else name, name) for name in names]
-
-
-def series_of(curve: Curve, field: str, scale: float = 1.0) -> Series:
-    """`field` of a curve, times `scale`; empty where no epoch has it in every run."""
-    runs = [
-        {each.epoch: scale * getattr(each, field) for each in run.epochs if getattr(each, field) is not None}
-        for run in curve.runs
-    ]
-    epochs = tuple(epoch for epoch in sorted(runs[0]) if all(epoch in run for run in runs))
-    columns = [[run[epoch] for run in runs] for epoch in epochs]
-    spreads = (statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns)
-    return Series(epochs, tuple(statistics.fmean(column) for column in columns), tuple(spreads))
-
-
 def draw(curves: Sequence[Curve], panels: Sequence[Panel], format: str) -> bytes:
     """The figure as "svg", "png" or "pdf". Raises ConfigError if one of the panels stays empty."""
     for panel in panels:
-        if not any(series_of(curve, field).epochs for curve in curves for field in _fields(panel)):
+        if not any(series_of(curve, field).epochs for curve in curves for field in panel.fields):
             raise ConfigError(f"no run has measured {panel.field}", "choose other panels with --metric")
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -142,7 +86,7 @@ def figure_of(curves: Sequence[Curve], panels: Sequence[Panel]) -> Figure:
 
 def _draw_curve(axes: Axes, curve: Curve, panel: Panel, turn: int, *, marked: bool) -> None:
     colour, mark = COLOURS[turn % len(COLOURS)], MARKS[turn % len(MARKS)]
-    for field in _fields(panel):
+    for field in panel.fields:
         series = series_of(curve, field, 100.0 if panel.share else 1.0)
         training = field == panel.training
         count = len(series.epochs)
@@ -252,7 +196,3 @@ def _seeds(curve: Curve) -> str:
     if len(curve.runs) > 1:
         return f"{len(curve.runs)} seeds"
     return f"seed {seeds[0]}" if seeds else ""
-
-
-def _fields(panel: Panel) -> list[str]:
-    return [field for field in (panel.training, panel.field) if field is not None]

@@ -60,21 +60,24 @@ def inspect_survivors(
         seed: of the evaluation: its attack's first try begins at the same points.
         device: where the model computes.
     """
-    fixed = [attack for attack in attacks if isinstance(attack, GradientAscent)]
-    standing_N = np.logical_and.reduce([clean_N, *robust.values()])
-    survivors = torch.from_numpy(np.flatnonzero(standing_N))
-    if not fixed or any(flag.code == "randomised" for flag in known):
+    attack = _longest(attacks)
+    if attack is None or any(flag.code == "randomised" for flag in known):
         return []
-    attack = max(fixed, key=lambda attack: attack.steps)
+    survivors = torch.from_numpy(np.flatnonzero(np.logical_and.reduce([clean_N, *robust.values()])))
     probed = survivors[: min(MOST_IMAGES, PASSES // (3 * attack.steps))]
     if len(probed) < FEWEST_IMAGES:
         return []
     try:
-        with mode(model, training=False):
-            probe = _probe(attack, model, images, threat, probed, seed, device)
+        probe = _probe(attack, model, images, threat, probed, seed, device)
     except InterruptedGradient:
         return []  # told by interrupted_graph
     return list(probe.flags(len(survivors), int(clean_N.sum()) - len(survivors)))
+
+
+def _longest(attacks: Sequence[Attack]) -> GradientAscent | None:
+    """Of the attacks whose steps are fixed the one with the most; None if there are none."""
+    fixed = (attack for attack in attacks if isinstance(attack, GradientAscent))
+    return max(fixed, key=lambda attack: attack.steps, default=None)
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,13 @@ def _probe(
     """`attack` with twice the steps and at half the radius, on those of the images that stand after it."""
     longer, parts = replace(attack, steps=2 * attack.steps), []
     batches = indices.split(AT_ONCE)
-    for part, (x_NCHW, y_N) in zip(batches, images.batches(batches, device), strict=True):
-        far_SN = longer.history(model, x_NCHW, y_N, threat, _draws(attack, part, seed))
-        near_SN = attack.history(model, x_NCHW, y_N, threat.scaled(0.5), _draws(attack, part, seed))
-        stand_N = ~far_SN[attack.steps]  # some fall now that stood then: to rounding, or to other random draws
-        found = far_SN[: attack.steps].any(0), far_SN[-1], near_SN[-1]
-        parts.append(torch.stack([fooled_N[stand_N] for fooled_N in found]))
+    with mode(model, training=False):
+        for part, (x_NCHW, y_N) in zip(batches, images.batches(batches, device), strict=True):
+            far_SN = longer.history(model, x_NCHW, y_N, threat, _draws(attack, part, seed))
+            near_SN = attack.history(model, x_NCHW, y_N, threat.scaled(0.5), _draws(attack, part, seed))
+            stand_N = ~far_SN[attack.steps]  # some fall now that stood then: to rounding, or to other random draws
+            found = far_SN[: attack.steps].any(0), far_SN[-1], near_SN[-1]
+            parts.append(torch.stack([fooled_N[stand_N] for fooled_N in found]))
     return Probe(attack, *torch.cat(parts, dim=1).cpu())
 
 

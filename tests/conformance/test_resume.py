@@ -20,8 +20,9 @@ from deatbench.engine.checkpoint import load_state
 from deatbench.engine.guard import failure
 from deatbench.engine.interruption import Interruption
 from deatbench.engine.monitor import Monitor
+from deatbench.engine.plan import Plan
 from deatbench.engine.state import TrainState, surroundings
-from deatbench.engine.train import Plan, fit
+from deatbench.engine.train import fit
 from deatbench.errors import CheckpointError, InterruptedRun
 from deatbench.methods import METHODS
 from deatbench.methods.base import Inner

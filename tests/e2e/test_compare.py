@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from verdict_records import diagnosis, drawn, judged
 
 from deatbench.records import AttackResult, EvaluationRecord, Flag
-from deatbench.report.comparison.comparison import compare, verdicts_of
+from deatbench.report.comparison.comparison import compare
 from deatbench.store import Home, write_record
 
 N = 200
@@ -57,7 +57,7 @@ def test_the_numbers_are_those_of_the_verdicts(home: Home, capsys: pytest.Captur
     (pair,) = document["pairs"]
     assert [d["metric"] for d in pair["differences"]] == ["clean_acc", "pgd-20", "autoattack", "worst_case_acc"]
     for found in pair["differences"]:
-        of_a, of_b = (verdicts_of(record, found["metric"]) for record in (a, b))
+        of_a, of_b = (record.samples.verdicts_N(found["metric"]) for record in (a, b))
         assert (found["only_a"], found["only_b"]) == ((of_a & ~of_b).sum(), (of_b & ~of_a).sum())
         assert (found["both"], found["neither"], found["n"]) == ((of_a & of_b).sum(), (~of_a & ~of_b).sum(), N)
         assert found["accuracy_a"] == a.metrics[found["metric"]].value
@@ -212,7 +212,7 @@ def test_classes_come_from_a_diagnosis_of_the_same_images(home: Home, capsys: py
         assert [row["name"] for row in table["classes"]] == ["one", "two", "three"]
         for number, row in enumerate(table["classes"]):
             here = np.flatnonzero(labels == number)
-            expected = [verdicts_of(record, table["metric"])[here].mean() for record in (a, b)]
+            expected = [record.samples.verdicts_N(table["metric"])[here].mean() for record in (a, b)]
             assert row["n"] == here.size
             assert row["accuracies"] == pytest.approx(expected)
     assert "worst case by class" in call(capsys, "compare", "a", "b", "--home", home.path).out

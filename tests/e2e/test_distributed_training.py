@@ -23,8 +23,8 @@ from deatbench.cli.main import main
 from deatbench.data import Dataset
 from deatbench.engine.distributed import Processes, processes
 from deatbench.engine.monitor import Monitor
+from deatbench.engine.plan import Plan
 from deatbench.engine.state import TrainState
-from deatbench.engine.train import Plan
 from deatbench.errors import ConfigError, InterruptedRun
 from deatbench.pipeline import Machine, configure, prepare, train
 from deatbench.records import EpochMetrics, TrainingRecord

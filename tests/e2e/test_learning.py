@@ -17,7 +17,8 @@ from deatbench.data import load_dataset
 from deatbench.engine.evaluate import Settings, evaluate
 from deatbench.engine.interruption import Interruption
 from deatbench.engine.monitor import Monitor
-from deatbench.engine.train import Plan, fit
+from deatbench.engine.plan import Plan
+from deatbench.engine.train import fit
 from deatbench.methods import METHODS
 from deatbench.pipeline import configure, prepare
 from deatbench.store import RunFolder

@@ -21,8 +21,9 @@ from records_factory import epoch_metrics, model_card, training_record
 
 from deatbench.errors import UnknownNameError
 from deatbench.records import EpochMetrics
-from deatbench.report.curves import choose_panels, draw, figure_of, series_of
+from deatbench.report.curves import draw, figure_of
 from deatbench.report.histories import Curve, History, common_title, curves_of, unlabelled
+from deatbench.report.panels import choose_panels, series_of
 
 ROBUST = (0.30, 0.42, 0.40, 0.38)
 

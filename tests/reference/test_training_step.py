@@ -17,12 +17,12 @@ from deatbench.data import Dataset
 from deatbench.data.augment import augment
 from deatbench.engine.execution import Execution
 from deatbench.engine.monitor import Monitor
+from deatbench.engine.plan import Plan
 from deatbench.engine.seeding import derive, epoch_order, seed_everything
 from deatbench.engine.selfcheck import check_gradient
 from deatbench.engine.shadow import AttackForm
 from deatbench.engine.state import TrainState
 from deatbench.engine.step import Step
-from deatbench.engine.train import Plan
 from deatbench.errors import ConfigError, DeatbenchError
 from deatbench.methods import METHODS, Batch
 from deatbench.methods.base import Inner

@@ -19,8 +19,9 @@ import deatbench.report
 from deatbench.errors import ConfigError
 from deatbench.records import Flag, wilson_interval
 from deatbench.report.deat.claim import table2
+from deatbench.report.deat.comparisons import Comparison, Verdict
 from deatbench.report.deat.page import deat_pages
-from deatbench.report.deat.pairs import Comparison, Pair, Verdict, pairs_of, setups_of, standing_after_holm
+from deatbench.report.deat.pairs import Pair, pairs_of, setups_of
 from deatbench.report.deat.words import headline, open_questions, p_text, points, power, sentence
 from deatbench.report.inputs import Inputs
 from deatbench.report.reference import reference_results
@@ -29,7 +30,7 @@ from deatbench.report.setups import optimizer, steady_step
 from deatbench.report.standings.boards import boards_of
 from deatbench.report.standings.correlations import kendall, pearson, spearman
 from deatbench.report.standings.rows import Summary
-from deatbench.report.standings.significance import mcnemar, paired
+from deatbench.report.standings.significance import mcnemar, paired, standing_after_holm
 
 HOSTILE = [
     "<script>window.pwned=1</script>",

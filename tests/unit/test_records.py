@@ -148,6 +148,13 @@ def test_listed_indices_are_as_many_as_the_images() -> None:
             Samples(n=3, indices=indices, clean=bits, robust={})
 
 
+def test_verdicts_of_a_metric_are_those_that_it_was_counted_from() -> None:
+    record = evaluation(n=100)
+    shares = {name: record.samples.verdicts_N(name).mean() for name in record.metrics}
+    assert {"clean_acc", "worst_case_acc"} < shares.keys()
+    assert shares == pytest.approx({name: metric.value for name, metric in record.metrics.items()})
+
+
 def all_records() -> list[type[Record]]:
     found, queue = [], [Record]
     while queue:

@@ -15,9 +15,9 @@ from torch import Tensor
 from deatbench.config import RunConfig
 from deatbench.data import Dataset, load_dataset
 from deatbench.engine import train as engine_train
+from deatbench.engine.plan import Plan
 from deatbench.engine.seeding import derive
 from deatbench.engine.state import TrainState
-from deatbench.engine.train import Plan
 from deatbench.engine.validation import chosen
 from deatbench.errors import ConfigError, MissingError
 from deatbench.methods import METHODS

@@ -147,16 +147,6 @@ def _refuse_unlike(records: Sequence[EvaluationRecord]) -> None:
                 )
 
 
-def verdicts_of(record: EvaluationRecord, metric: str) -> np.ndarray:
-    """Per image whether it counts for `metric`, bool [n]: classified correctly, or withstands that attack or all."""
-    samples = record.samples
-    if metric == CLEAN:
-        return samples.clean_N()
-    if metric == WORST_CASE:
-        return samples.worst_case_N()
-    return samples.robust_N(metric)
-
-
 def _common(records: Sequence[EvaluationRecord]) -> tuple[np.ndarray, list[np.ndarray]]:
     """The images that all records share, sorted, and where they stand in each."""
     listed = [
@@ -180,7 +170,7 @@ def _pair(records: Sequence[EvaluationRecord], a: int, b: int) -> Pair:
     shared = sorted(two[0].metrics.keys() & two[1].metrics.keys(), key=place)
     differences = []
     for metric in shared:
-        a_N, b_N = verdicts_of(two[0], metric)[at_a], verdicts_of(two[1], metric)[at_b]
+        a_N, b_N = two[0].samples.verdicts_N(metric)[at_a], two[1].samples.verdicts_N(metric)[at_b]
         test = mcnemar(a_N, b_N)
         counts = (test.both, test.only_a, test.only_b, test.neither)
         shares = (float(a_N.mean()), float(b_N.mean()))
@@ -223,7 +213,7 @@ def _per_class(records: Sequence[EvaluationRecord], labelled: Diagnostics) -> tu
     tables = []
     for metric in (CLEAN, WORST_CASE):
         if present and all(metric in record.metrics for record in records):
-            verdicts = [verdicts_of(r, metric)[at][known] for r, at in zip(records, places, strict=True)]
+            verdicts = [r.samples.verdicts_N(metric)[at][known] for r, at in zip(records, places, strict=True)]
             rows = [
                 ClassAccuracy(name, int(here.sum()), tuple(float(right[here].mean()) for right in verdicts))
                 for number, name in present

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from deatbench.records import Diagnostics, digest_of, pack_bits
-from deatbench.report.comparison.comparison import INTERVAL, TEST, labelling, verdicts_of
+from deatbench.report.comparison.comparison import INTERVAL, TEST, labelling
 from deatbench.report.escape import plain
 from deatbench.report.inputs import Inputs
 from deatbench.report.metrics import describe, place
@@ -73,7 +73,7 @@ def _entry(run: Run, row: int, shared: _Shared) -> dict[str, Any]:
         "attacks": [shared.attack(name, None) for name in sorted(record.samples.robust, key=place)],
         "settings": [shared.attack(attack.name, attack.params) for attack in record.attacks],
         "flags": [plain(flag.message) for flag in run.flags],
-        "bits": {m: pack_bits(verdicts_of(record, m)) for m in METRICS if m in record.metrics},
+        "bits": {m: pack_bits(record.samples.verdicts_N(m)) for m in METRICS if m in record.metrics},
     }
 
 

@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from deatbench.report.charts import CHART_CSS, WIDE, Axis, Line, fitted, lines, standalone
 from deatbench.report.deat.claim import Series, table2
-from deatbench.report.deat.pairs import Pair, Setup, Verdict, pairs_of, setups_of
+from deatbench.report.deat.comparisons import Verdict
+from deatbench.report.deat.pairs import Pair, Setup, pairs_of, setups_of
 from deatbench.report.deat.scope import coverage, differences, missing, searched, sweeps
 from deatbench.report.deat.words import (
     CITATION,

@@ -1,66 +1,23 @@
-"""DEAT beside PGD-AT: trainings that differ in nothing but the update, tested on the same images.
-
-The words follow from the numbers: a difference counts where the paired test of `significance` settles it at 5 %, or,
-without shared images, where the 95 % intervals do not overlap. The sign decides between better and worse.
-"""
+"""DEAT beside PGD-AT: which trainings on a board differ in nothing but the update."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from deatbench.records import Checkpoint, EvaluationRecord, digest_of
+from deatbench.records import Checkpoint, digest_of
+from deatbench.report.deat.comparisons import Comparison, comparisons
 from deatbench.report.setups import network, number, part, steady_step
 from deatbench.report.standings.boards import Board
-from deatbench.report.standings.rows import Row, Summary
+from deatbench.report.standings.rows import Row
 from deatbench.report.standings.runs import AUTOATTACK, CLEAN
-from deatbench.report.standings.significance import LEVEL, paired
 
 CHECKPOINTS: tuple[Checkpoint, ...] = ("best", "last", "ema", "swa")
 METHODS = ("deat", "pgd-at")
 MATCHED = 0.1  # steps on a steady gradient that differ by less than this share count as matched
-
-
-class Verdict(StrEnum):
-    """What a comparison says about DEAT."""
-
-    BETTER = "DEAT is better"
-    WORSE = "DEAT is worse"
-    OPEN = "no difference that these images can show"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One accuracy of both. `difference` is DEAT minus PGD-AT in [-1, 1].
-
-    It is over the `n` images that all runs saw; without such images, `n` and `p_value` are None.
-    """
-
-    metric: str
-    deat: Summary
-    baseline: Summary
-    difference: float
-    n: int | None
-    p_value: float | None
-
-    @property
-    def verdict(self) -> Verdict:
-        """Better or worse only where the difference is more than chance."""
-        if self.p_value is not None:
-            settled = self.p_value < LEVEL and self.difference != 0
-        else:
-            (low, high), (other_low, other_high) = self.deat.ci95, self.baseline.ci95
-            settled = low > other_high or high < other_low
-        if not settled:
-            return Verdict.OPEN
-        return Verdict.BETTER if self.difference > 0 else Verdict.WORSE
 
 
 @dataclass(frozen=True)
@@ -147,16 +104,6 @@ class Pair(NamedTuple):
         return bool(ours and theirs and abs(ours / theirs - 1) < MATCHED)
 
 
-def standing_after_holm(p_values: Sequence[float]) -> int:
-    """How many of several tests are still significant after the correction of Holm (1979)."""
-    held = 0
-    for rank, p_value in enumerate(sorted(p_values)):
-        if p_value * (len(p_values) - rank) >= LEVEL:
-            break
-        held += 1
-    return held
-
-
 def setups_of(board: Board) -> list[Setup]:
     """The configurations of DEAT and PGD-AT on a board, in the order of their rows."""
     rows: dict[tuple[str, str], dict[Checkpoint, Row]] = defaultdict(dict)
@@ -216,45 +163,4 @@ def _baseline_order(setup: Setup) -> tuple[float, float, str]:
 
 def _compared(deat: Setup, baseline: Setup) -> dict[Checkpoint, tuple[Comparison, ...]]:
     shared = [name for name in CHECKPOINTS if name in deat.rows and name in baseline.rows]
-    return {name: tuple(_comparisons(deat.rows[name], baseline.rows[name])) for name in shared}
-
-
-def _comparisons(deat: Row, baseline: Row) -> Iterable[Comparison]:
-    for metric in (CLEAN, *_attacks(deat, baseline)):
-        ours, theirs = deat.summary(metric), baseline.summary(metric)
-        if ours is None or theirs is None:
-            continue
-        verdicts = _on_shared_images(deat, baseline, metric)
-        if verdicts is None:
-            yield Comparison(metric, ours, theirs, ours.mean - theirs.mean, None, None)
-        else:
-            a_MN, b_KN = verdicts
-            difference = float(a_MN.mean() - b_KN.mean())
-            yield Comparison(metric, ours, theirs, difference, a_MN.shape[1], paired(a_MN, b_KN))
-
-
-def _attacks(deat: Row, baseline: Row) -> list[str]:
-    """The longest PGD that both withstood, and AutoAttack."""
-    common = [name for name in _names(deat) & _names(baseline) if re.fullmatch(r"pgd-\d{1,6}", name)]
-    longest = max(common, key=lambda name: int(name.removeprefix("pgd-")), default=None)
-    return [*([longest] if longest else []), AUTOATTACK]
-
-
-def _names(row: Row) -> set[str]:
-    return {name for run in row.runs for name in run.metrics}
-
-
-def _on_shared_images(deat: Row, baseline: Row, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Verdicts (bool [runs, N]) of both on images that every run saw; None if there are no such images."""
-    both = [[run.sources[metric] for run in row.runs if metric in run.sources] for row in (deat, baseline)]
-    every = [record for records in both for record in records]
-    images = {(record.dataset.split, record.dataset.sha256, record.samples.indices) for record in every}
-    if len(images) != 1:
-        return None
-    n = min(record.samples.n for record in every)
-    a_MN, b_KN = (np.stack([_verdicts(record, metric)[:n] for record in records]) for records in both)
-    return a_MN, b_KN
-
-
-def _verdicts(record: EvaluationRecord, metric: str) -> np.ndarray:
-    return record.samples.clean_N() if metric == CLEAN else record.samples.robust_N(metric)
+    return {name: tuple(comparisons(deat.rows[name], baseline.rows[name])) for name in shared}

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 from deatbench.records import Checkpoint, PublishedResult
 from deatbench.report.deat.claim import Series, table2
-from deatbench.report.deat.pairs import Comparison, Pair, Verdict, standing_after_holm
+from deatbench.report.deat.comparisons import Comparison, Verdict
+from deatbench.report.deat.pairs import Pair
 from deatbench.report.deat.scope import MIN_RATES, Sweep
 from deatbench.report.escape import plain
 from deatbench.report.metrics import describe
 from deatbench.report.setups import optimizer
+from deatbench.report.standings.significance import standing_after_holm
 from deatbench.report.wording import percent
 
 CLAIM = (

@@ -12,25 +12,16 @@ from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import yaml
-
-from deatbench.records import Env, EvaluationRecord, Flag, Metric, ModelCard, Reproduction, Verification
-from deatbench.report.escape import plain
+from deatbench.records import Env, EvaluationRecord, Flag, ModelCard, Reproduction, Verification
 from deatbench.report.inputs import Inputs
 from deatbench.report.metrics import describe, place
 from deatbench.report.model.explanations import meaning
+from deatbench.report.model.front_matter import front_matter
 from deatbench.report.rendering import render
 from deatbench.report.standings.runs import unique
 from deatbench.report.wording import count, duration, interval, percent
 from deatbench.store import safe_name
 
-HUB_DATASETS = {  # by the names that the hub has for them
-    "cifar10": "uoft-cs/cifar10",
-    "cifar100": "uoft-cs/cifar100",
-    "fashion_mnist": "zalando-datasets/fashion_mnist",
-    "mnist": "ylecun/mnist",
-    "svhn": "ufldl-stanford/svhn",
-}
 KEPT = {
     "best": "the epoch that was best on the validation images",
     "last": "the last epoch",
@@ -57,7 +48,7 @@ def card_pages(inputs: Inputs) -> dict[str, str]:
 
     Raises ConfigError for a card whose data set, threat or id is no plain name.
     """
-    return {f"{_folder(card)}/README.md": _page(Subject(card, inputs)) for card in inputs.cards}
+    return {f"{_folder(card)}/README.md": _page(Entry(card, inputs)) for card in inputs.cards}
 
 
 def _folder(card: ModelCard) -> str:
@@ -66,7 +57,7 @@ def _folder(card: ModelCard) -> str:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Entry:
     """An entry with all that is known of it."""
 
     card: ModelCard
@@ -101,78 +92,37 @@ def _named(config: dict[str, Any], key: str) -> str:
     return str(spec.get("name", "?")) if isinstance(spec, dict) else "?"
 
 
-def _page(subject: Subject) -> str:
-    card = subject.card
+def _page(entry: Entry) -> str:
+    card = entry.card
     return render(
         "card.md",
-        front=_front_matter(subject),
+        front=front_matter(card, entry.method, entry.evaluations),
         card=card,
-        method=subject.method,
+        method=entry.method,
         kept=KEPT[card.checkpoint],
         parameters=count(card.training.n_params),
-        results=[result for record in subject.evaluations for result in _results(record)],
-        settings=list(dict.fromkeys(setting for record in subject.evaluations for setting in _settings(record))),
-        facts=_facts(subject),
-        flags=[(flag.code.replace("_", " "), flag.message, meaning(flag.code)) for flag in _flags(subject)],
-        looks=[look for record in subject.evaluations for look in _looks(record, subject.inputs)],
-        board=_board(subject),
+        results=[result for record in entry.evaluations for result in _results(record)],
+        settings=list(dict.fromkeys(setting for record in entry.evaluations for setting in _settings(record))),
+        facts=_facts(entry),
+        flags=[(flag.code.replace("_", " "), flag.message, meaning(flag.code)) for flag in _flags(entry)],
+        looks=[look for record in entry.evaluations for look in _looks(record, entry.inputs)],
+        board=_board(entry),
         size=f"{card.weights_bytes / 2**20:.1f} MiB",
     )
 
 
-def _board(subject: Subject) -> str | None:
+def _board(entry: Entry) -> str | None:
     """Address of its board relative to its README, without suffix; None before anybody has attacked it."""
-    card = subject.card
-    ranked = any((r.dataset.name, r.threat) == (card.dataset, card.threat) for r in subject.evaluations)
+    card = entry.card
+    ranked = any((r.dataset.name, r.threat) == (card.dataset, card.threat) for r in entry.evaluations)
     parts = ("../../../..", "leaderboards", quote(card.dataset), quote(card.threat.slug))
     return "/".join(parts) if ranked else None
 
 
-def _front_matter(subject: Subject) -> str:
-    """The hub's metadata; accuracies as shares, exactly as recorded. All text is one printable line, quoted by YAML."""
-    card = subject.card
-    dataset = HUB_DATASETS.get(card.dataset, plain(card.dataset))
-    kind = ["adversarial-training"] if subject.method != "standard" else []
-    document = {
-        "license": "mit",
-        "library_name": "deatbench",
-        "pipeline_tag": "image-classification",
-        "tags": ["adversarial-robustness", *kind, plain(subject.method), plain(card.model.arch)],
-        "datasets": [dataset],
-        "metrics": ["accuracy"],
-        "model-index": [{"name": card.id, "results": [_indexed(r, dataset) for r in subject.evaluations]}],
-    }
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10**6)
-
-
-def _indexed(record: EvaluationRecord, dataset: str) -> dict[str, Any]:
-    """One evaluation as a result of the hub's model-index."""
-    threat = f"{record.threat.norm} {record.threat.eps_text}"
-    weights = record.training.checkpoint if record.training else "the"
-    metrics = [
-        {
-            "type": "accuracy",
-            "name": f"{plain(describe(name).title)} accuracy, {weights} weights"
-            + ("" if name == "clean_acc" else f", {threat}"),
-            "value": metric.value,
-            "args": {"n": metric.n, "ci95": list(metric.ci95)},
-        }
-        for name, metric in _metrics(record)
-    ]
-    return {
-        "task": {"type": "image-classification", "name": "Image classification under attack"},
-        "dataset": {"type": dataset, "name": plain(record.dataset.name), "split": plain(record.dataset.split)},
-        "metrics": metrics,
-    }
-
-
-def _metrics(record: EvaluationRecord) -> list[tuple[str, Metric]]:
-    return sorted(record.metrics.items(), key=lambda item: place(item[0]))
-
-
 def _results(record: EvaluationRecord) -> Iterator[Result]:
     kept = record.training.checkpoint if record.training else "–"
-    for name, metric in _metrics(record):
+    for name in sorted(record.metrics, key=place):
+        metric = record.metrics[name]
         yield Result(
             weights=kept,
             threat=f"{record.threat.norm} {record.threat.eps_text}" if name != "clean_acc" else "–",
@@ -192,9 +142,9 @@ def _settings(record: EvaluationRecord) -> Iterator[str]:
         yield f"{attack.name}: {chosen or 'no parameters'}; seed {attack.seed}; {attack.engine}"
 
 
-def _facts(subject: Subject) -> list[tuple[str, str]]:
+def _facts(entry: Entry) -> list[tuple[str, str]]:
     """What the training was, as terms and values."""
-    card, config, training = subject.card, subject.config, subject.card.training
+    card, config, training = entry.card, entry.config, entry.card.training
     speed = training.throughput
     facts = [
         ("Architecture", f"{card.model.arch} {_parameters(card.model.params)}".strip()),
@@ -238,9 +188,9 @@ def _versions(env: Env) -> str:
     return f"torch {env.torch}, Python {env.python}{revision}"
 
 
-def _flags(subject: Subject) -> list[Flag]:
-    found = [flag for record in subject.evaluations for flag in record.flags]
-    return unique([*found, *subject.card.training.flags])
+def _flags(entry: Entry) -> list[Flag]:
+    found = [flag for record in entry.evaluations for flag in record.flags]
+    return unique([*found, *entry.card.training.flags])
 
 
 def _looks(record: EvaluationRecord, inputs: Inputs) -> Iterator[tuple[str, str]]:

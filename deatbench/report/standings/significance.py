@@ -109,6 +109,16 @@ def _t_test(a: _Runs, b: _Runs, together: np.ndarray, n: int) -> tuple[np.ndarra
     return np.sign(lead), np.where(certain, np.where(lead == 0, 1.0, 2.0 ** (1 - n)), p)
 
 
+def standing_after_holm(p_values: Sequence[float]) -> int:
+    """How many of several tests are still significant after the correction of Holm (1979)."""
+    held = 0
+    for rank, p_value in enumerate(sorted(p_values)):
+        if p_value * (len(p_values) - rank) >= LEVEL:
+            break
+        held += 1
+    return held
+
+
 @dataclass(frozen=True)
 class Standing:
     """A row as far as ranking asks: the accuracy that it is ranked by, its 95 % bounds, and who withstood.

@@ -6,10 +6,9 @@ import statistics
 from collections.abc import Sequence
 
 from deatbench.report.deat.claim import table2
-from deatbench.report.deat.pairs import standing_after_holm
 from deatbench.report.deat.words import points, rate_headline
 from deatbench.report.standings.runs import AUTOATTACK
-from deatbench.report.standings.significance import LEVEL
+from deatbench.report.standings.significance import LEVEL, standing_after_holm
 from deatbench.report.sweeps.arms import MATCHED, SAME, Arm, Contest, Panel
 from deatbench.report.sweeps.cells import Cell, Measure
 from deatbench.report.sweeps.contests import finals

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from deatbench.report.deat.pairs import standing_after_holm
 from deatbench.report.deat.words import points
+from deatbench.report.standings.significance import standing_after_holm
 from deatbench.report.sweeps.arms import Arm, Contest, Panel
 from deatbench.report.sweeps.cells import Cell, Measure
 from deatbench.report.sweeps.differences import Difference, difference

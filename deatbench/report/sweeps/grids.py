@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from deatbench.report.deat.pairs import standing_after_holm
 from deatbench.report.setups import steady_step
+from deatbench.report.standings.significance import standing_after_holm
 from deatbench.report.sweeps.cells import Measure, cells_of, measures_of
 from deatbench.report.sweeps.document import Report
 from deatbench.report.sweeps.effects import Level, Noise, level

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from deatbench.report.charts import BarRow, bars
-from deatbench.report.deat.pairs import standing_after_holm
 from deatbench.report.deat.words import points
 from deatbench.report.escape import plain
 from deatbench.report.setups import method, optimizer, part, setting
+from deatbench.report.standings.significance import standing_after_holm
 from deatbench.report.sweeps.cells import Cell, Measure, cells_of, measures_of, seeds_of
 from deatbench.report.sweeps.differences import Difference, difference, within
 from deatbench.report.sweeps.document import (

@@ -8,6 +8,7 @@ One line says what is wrong, where, and what to do next:
     ├── MismatchError         3  a number, hash or verdict does not hold on re-checking
     ├── MissingError          4  data or model not found
     ├── CheckpointError       4  a weight file that is damaged, hostile or of another model
+    ├── DivergedError         1  a training that goes wrong each time
     └── InterruptedRun      130  stopped by Ctrl-C or a signal; the checkpoint is saved
 """
 
@@ -67,6 +68,10 @@ class CheckpointError(DeatbenchError):
     """A weight file that is truncated, hostile, or belongs to another model."""
 
     exit_code = 4
+
+
+class DivergedError(DeatbenchError):
+    """A training that has come to nothing, and will again: nothing but its configuration is to blame."""
 
 
 class InterruptedRun(DeatbenchError):

@@ -33,7 +33,13 @@ def sweep() -> None:
 @click.argument("name", metavar="SWEEP")
 @click.option("--executor", default="local", show_default=True, metavar="E", help="Who does the runs.")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Runs at once; default: as many as fit.")
-@click.option("--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Of a run that failed.")
+@click.option(
+    "--retries",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Of a run that failed; none of one that diverged.",
+)
 @options.device
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run; default: its share of the cores.")
 @options.data_dir
@@ -136,9 +142,10 @@ def _tell(name: str, ledger: Ledger, standing: Standing, as_json: bool) -> None:
     print_standing(ledger, standing, as_json)
     if standing.failed:
         message = f"{len(standing.failed)} of {standing.runs} runs failed; the others are finished"
-        raise DeatbenchError(
-            message, f"deatbench sweep {shlex.quote(name)} tries them again, {ledger.failures} says why"
-        )
+        if all(failure.lasting for failure in standing.failed.values()):
+            raise DeatbenchError(message, f"they would fail alike again: {ledger.failures} says why")
+        again = f"deatbench sweep {shlex.quote(name)} tries again what may go well"
+        raise DeatbenchError(message, f"{again}, {ledger.failures} says why")
     print(f"results: {ledger.results}", file=sys.stderr)
 
 

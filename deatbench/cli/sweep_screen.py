@@ -114,7 +114,8 @@ def print_standing(ledger: Ledger, standing: Standing, as_json: bool) -> None:
         return
     print(f"{name}: {counts(standing)}")
     rows = [(run_id, "running", progress) for run_id, progress in standing.running.items()]
-    rows += [(run_id, f"failed {failure.attempts} times", failure.error) for run_id, failure in standing.failed.items()]
+    for run_id, failure in standing.failed.items():
+        rows.append((run_id, "failed for good" if failure.lasting else f"failed {failure.attempts} ×", failure.error))
     if rows:
         print_table(
             ["run", "point", "", ""], [[run, plain(standing.labels[run]), *map(plain, rest)] for run, *rest in rows]

@@ -26,7 +26,7 @@ from deatbench.engine.seeding import epoch_order
 from deatbench.engine.state import TrainState
 from deatbench.engine.step import Step
 from deatbench.engine.validation import measure_epoch, selection_key
-from deatbench.errors import DeatbenchError
+from deatbench.errors import DeatbenchError, DivergedError
 from deatbench.records import EpochMetrics, Flag
 from deatbench.store import RunFolder
 
@@ -44,8 +44,8 @@ def fit(
 ) -> None:
     """Train until the last epoch; `folder` then holds best and last weights, those of averages, and metrics.jsonl.
 
-    Raises InterruptedRun when `stop` is set (the state is saved), DeatbenchError when training has failed and the
-    configuration's guard says to stop, or nothing else is left to do, or when the end cannot be written.
+    Raises InterruptedRun when `stop` is set (the state is saved), DivergedError when training has failed and the
+    configuration's guard says to stop, or nothing else is left to do, DeatbenchError when the end cannot be written.
     """
     epochs = plan.config.epochs
     monitor.start("train", epochs * plan.batches_per_epoch)
@@ -61,7 +61,7 @@ def fit(
             step = Step(plan, state, monitor, stop=stop)  # the old one holds the optimizer's old tensors
             continue
         if wrong is not None and (metrics is None or plan.config.guard == "stop"):
-            raise DeatbenchError(wrong.message, "lower optimizer.lr, or --set guard=rollback")
+            raise DivergedError(wrong.message, "lower optimizer.lr, or --set guard=rollback")
         if wrong is not None:
             state.flag_once(wrong)
             monitor.note(wrong.message)
@@ -184,7 +184,7 @@ def _measure(state: TrainState, plan: Plan) -> tuple[Flag | None, EpochMetrics |
 def _take_back(state: TrainState, plan: Plan, wrong: Flag, monitor: Monitor) -> None:
     """Back to the last epoch in order, at half the learning rate; not for ever."""
     if sum(flag.code == wrong.code for flag in state.flags) >= MOST_ROLLBACKS:
-        raise DeatbenchError(f"{wrong.message}, after {MOST_ROLLBACKS} rollbacks", "lower optimizer.lr")
+        raise DivergedError(f"{wrong.message}, after {MOST_ROLLBACKS} rollbacks", "lower optimizer.lr")
     assert state.sound is not None
     before = plan.position(state)
     again = f"continued from epoch {state.sound['epoch']} with half the learning rate"

@@ -64,8 +64,9 @@ class Driver:
         self._write()
 
     def run(self, executor: Executor) -> Standing:
-        """Do all that is not finished; returns how it ended. What has failed is in the standing, not raised."""
-        queue = deque(run_id for run_id in self._runs if run_id not in self._lines)
+        """Do all that is not finished and can be; returns how it ended. Failures are in the standing, not raised."""
+        lasting = {run_id for run_id, failure in self._failed.items() if failure.lasting}
+        queue = deque(run_id for run_id in self._runs if run_id not in self._lines and run_id not in lasting)
         out: set[str] = set()
         try:
             while queue or out:
@@ -124,8 +125,8 @@ class Driver:
             self._failed.pop(run_id, None)
         else:
             error = error or "its records are not where they should be"
-            self._failed[run_id] = self.ledger.fail(run_id, error, outcome.trace)
-        final = error is None or self._attempts[run_id] > self.retries
+            self._failed[run_id] = self.ledger.fail(run_id, error, outcome.trace, lasting=outcome.lasting)
+        final = error is None or outcome.lasting or self._attempts[run_id] > self.retries
         self.watch.ended(f"{run_id} ({self._runs[run_id][0].label})", error, final)
         return final
 

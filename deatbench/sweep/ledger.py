@@ -33,13 +33,17 @@ LOCK_SECONDS = 1.0  # `status` holds the lock for a moment to see whether it is 
 
 
 class Failure(Record):
-    """The last failed attempt of a run; `error` is one line, `trace` the end of the traceback."""
+    """The last failed attempt of a run; `error` is one line, `trace` the end of the traceback.
+
+    `lasting`: another attempt would end alike, and is not made.
+    """
 
     schema_version: Literal[1] = 1
     run_id: Identifier
     attempts: int
     error: str
     trace: str = ""
+    lasting: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,11 +192,11 @@ class Ledger:
                 raise ConfigError(f"{self.results}: line {number} is no result", hint) from error
         return lines
 
-    def fail(self, run_id: str, error: str, trace: str) -> Failure:
+    def fail(self, run_id: str, error: str, trace: str, *, lasting: bool) -> Failure:
         """Write down a failed attempt."""
         path = self.failures / f"{run_id}.json"
         before = read_record(path, Failure).attempts if path.is_file() else 0
-        failure = Failure(run_id=run_id, attempts=before + 1, error=error, trace=trace)
+        failure = Failure(run_id=run_id, attempts=before + 1, error=error, trace=trace, lasting=lasting)
         write_record(path, failure)
         return failure
 

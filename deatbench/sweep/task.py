@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from deatbench.engine.monitor import Monitor
-from deatbench.errors import DeatbenchError, InterruptedRun
+from deatbench.errors import DeatbenchError, DivergedError, InterruptedRun
 from deatbench.store import Home, RunFolder, atomic_write_text
 
 TELL_EVERY_SECONDS = 2.0
@@ -54,11 +54,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended: well, or with an `error` in one line; of an unforeseen one the end of its traceback."""
+    """How an attempt ended: well, or with an `error` in one line; of an unforeseen one the end of its traceback.
+
+    `lasting`: another attempt would end alike.
+    """
 
     run_id: str
     error: str | None = None
     trace: str = ""
+    lasting: bool = False
 
 
 def attempt(task: Task) -> Outcome:
@@ -70,7 +74,7 @@ def attempt(task: Task) -> Outcome:
         return Outcome(task.run_id, STOPPED)
     except Exception as error:
         if isinstance(error, DeatbenchError):
-            return Outcome(task.run_id, " ".join(str(error).split()))
+            return Outcome(task.run_id, " ".join(str(error).split()), lasting=isinstance(error, DivergedError))
         trace = "".join(traceback.format_exception(error)).splitlines()[-TRACE_LINES:]
         return Outcome(task.run_id, " ".join(f"{type(error).__name__}: {error}".split()), "\n".join(trace))
     return Outcome(task.run_id)

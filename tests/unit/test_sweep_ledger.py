@@ -33,6 +33,7 @@ class Scripted:
     home: Home
     points: dict[str, Planned]
     failures: dict[str, int] = field(default_factory=dict)
+    lasting: bool = False
     slots: int = 2
     threads: int = 1
     done: list[str] = field(default_factory=list)
@@ -55,7 +56,7 @@ class Scripted:
         self.again.append(task.again)
         if self.failures.get(task.run_id, 0) > 0:
             self.failures[task.run_id] -= 1
-            return [Outcome(task.run_id, "no luck", "Traceback")]
+            return [Outcome(task.run_id, "no luck", "Traceback", self.lasting)]
         make_run(self.home, self.points[task.run_id])
         return [Outcome(task.run_id)]
 
@@ -70,9 +71,12 @@ class Place:
         self.plan = self.ledger.plan(self.sweep, HERE)
         self.runs = by_run(self.plan)
 
-    def drive(self, failures: Sequence[int] = (), retries: int = 2) -> tuple[Standing, Scripted]:
+    def drive(
+        self, failures: Sequence[int] = (), retries: int = 2, *, lasting: bool = False
+    ) -> tuple[Standing, Scripted]:
         """Run the sweep; the runs, in order, fail so often."""
-        executor = Scripted(self.home, {p.run_id: p for p in self.plan}, dict(zip(self.runs, failures, strict=False)))
+        often = dict(zip(self.runs, failures, strict=False))
+        executor = Scripted(self.home, {p.run_id: p for p in self.plan}, often, lasting)
         with self.ledger.locked(), executor:
             standing = Driver(self.sweep, self.plan, self.ledger, HERE, retries=retries).run(executor)
         return standing, executor
@@ -214,6 +218,17 @@ def test_failures_are_tried_again_and_hold_up_nobody(place: Place) -> None:
     standing, executor = place.drive()
     assert (executor.done, dict(standing.failed)) == ([third], {})
     assert not files(place.ledger.failures)
+
+
+def test_what_would_fail_alike_is_not_tried_again(place: Place) -> None:
+    first = next(iter(place.runs))
+    standing, executor = place.drive(failures=(99,), lasting=True)
+    assert executor.done.count(first) == standing.failed[first].attempts == 1
+    standing, executor = place.drive()
+    assert (executor.done, standing.finished, list(standing.failed)) == ([], 3, [first])
+    (place.ledger.failures / f"{first}.json").unlink()
+    standing, executor = place.drive()
+    assert (executor.done, standing.finished, dict(standing.failed)) == ([first], 4, {})
 
 
 def test_a_run_whose_records_cannot_be_read_has_failed(place: Place) -> None:

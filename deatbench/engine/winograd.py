@@ -28,7 +28,7 @@ TILE, TAPS, SEEN = 4, 3, 6  # pixels of an output tile's side, of the kernel's, 
 AT_ONE = SEEN + 1  # of the 36 places (i, j): both at the point 1, which counts once in every pixel of the tile
 CACHED_TILES = 128  # as many as leave their transforms in a core's cache
 LEAST_TILES = 32  # below, the matrix products are too narrow
-LEAST_PAIRS = 64 * 128  # of input and output channels
+LEAST_PAIRS = 64 * 64  # of input and output channels
 
 
 class WinogradConv:

@@ -140,6 +140,20 @@ def test_moves_to_a_hyperplane_are_the_published_projections(norm: str, data: st
     assert bool(((x_ND + found >= -1e-5) & (x_ND + found <= 1 + 1e-5)).all())
 
 
+def test_the_move_is_right_where_the_gradient_is_nearly_zero() -> None:
+    """At an image's size, from 1e-9 to 0.1 in one gradient: there the published L2 code may need float64 to be right."""
+    generator = torch.Generator().manual_seed(0)
+    x_ND = torch.rand(64, 3072, generator=generator) * 0.8 + 0.1
+    w_ND = (
+        10 ** (torch.rand(64, 3072, generator=generator) * -8 - 1) * torch.randn(64, 3072, generator=generator).sign()
+    )
+    w_ND *= torch.rand(64, 3072, generator=generator) < 0.3
+    b_N = (w_ND * (x_ND + 0.05 * w_ND.sign())).sum(1)
+    short = make_threat("L2", "0.5").to_hyperplane(x_ND.clone(), w_ND.clone(), b_N.clone()).double().norm(dim=1)
+    exact = published_projections.projection_l2(x_ND.double(), w_ND.double(), b_N.double()).norm(dim=1)
+    torch.testing.assert_close(short, exact, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("member", STANDARD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from deatbench.config import RunConfig, dump_config
 from deatbench.data import Dataset, load_dataset
 from deatbench.engine.execution import Execution
 from deatbench.engine.plan import Plan
-from deatbench.engine.search import Search
+from deatbench.engine.search import Search, strict_float32
 from deatbench.engine.state import TrainState
 from deatbench.engine.step import FREE_STEPS, Step
 
@@ -111,9 +112,10 @@ def _time_step(plan: Plan, state: TrainState) -> float:
     """Seconds of one training step, on random images."""
     x_NCHW, y_N = _random_batch(plan, plan.config.batch_size)
     step = Step(plan, state, execution=Execution(compile="off"))  # compiling would take longer than the rest
-    for position in range(FREE_STEPS if plan.device.type == "cuda" else 0):
+    position = math.ceil(plan.config.eps_warmup * plan.batches_per_epoch)  # while eps grows no step is captured
+    for _ in range(FREE_STEPS if plan.device.type == "cuda" else 0):
         step(x_NCHW, y_N, position, plan.peak_lr)
-    return _seconds(lambda: step(x_NCHW, y_N, FREE_STEPS, plan.peak_lr), plan.device)
+    return _seconds(lambda: step(x_NCHW, y_N, position, plan.peak_lr), plan.device)
 
 
 def _time_attack(plan: Plan, state: TrainState) -> tuple[float, float]:
@@ -121,8 +123,9 @@ def _time_attack(plan: Plan, state: TrainState) -> tuple[float, float]:
     n = min(PROBE_IMAGES, plan.config.evaluation.batch_size or PROBE_IMAGES)
     x_NCHW, y_N = _random_batch(plan, n)
     model: torch.nn.Module = state.model.eval().requires_grad_(False)
+    search = Search(plan.config.evaluation.precision)
     if plan.config.evaluation.engine == "fast":
-        model = Search(plan.config.evaluation.precision).form(model, x_NCHW)
+        model = search.form(model, x_NCHW)
 
     def forward() -> None:
         with torch.no_grad():
@@ -131,7 +134,8 @@ def _time_attack(plan: Plan, state: TrainState) -> tuple[float, float]:
     def gradient() -> None:
         input_gradient(model, x_NCHW, y_N, cross_entropy)
 
-    return _seconds(forward, plan.device) / n, _seconds(gradient, plan.device) / n
+    with strict_float32(), search.arithmetic():
+        return _seconds(forward, plan.device) / n, _seconds(gradient, plan.device) / n
 
 
 def _random_batch(plan: Plan, n: int) -> tuple[torch.Tensor, torch.Tensor]:

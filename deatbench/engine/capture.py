@@ -7,6 +7,7 @@ a replayed step sees the same numbers as one that runs freely.
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from deatbench.errors import DeatbenchError
 from deatbench.methods.base import Batch
 
 INPUTS = ("x_NCHW", "y_N", "other_N", "share_N")  # the tensors of a batch that change from step to step
+WAITS = "called a synchronizing CUDA operation"  # torch's words in `waits_noticed`
 Draw = tuple[Literal["uniform", "normal"], Tensor]
 
 
@@ -90,6 +92,26 @@ class CapturedStep:
         for kind, buffer in self.draws:
             buffer.uniform_(generator=generator) if kind == "uniform" else buffer.normal_(generator=generator)
         self._run()
+
+
+@contextmanager
+def waits_noticed(cuda: bool) -> Iterator[list[str]]:
+    """What torch says of operations in the block that wait for the device. A graph cannot hold one: its capture fails,
+    and on torch before 2.12 leaves the allocator in a state in which no later capture of the process succeeds.
+    """
+    if not cuda:
+        yield []
+        return
+    found: list[str] = []
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+            found += [str(warning.message) for warning in said if WAITS in str(warning.message)]
 
 
 def capturable(optimizer: torch.optim.Optimizer, cuda: bool) -> bool:

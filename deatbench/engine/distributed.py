@@ -143,7 +143,9 @@ class Team(Processes):
 
     def _on_gpus_of_their_own(self, device: torch.device) -> bool:
         """Two processes on one GPU cannot use NCCL."""
-        self.store.set(f"device/{self.rank}", f"{device} of {platform.node()}")
+        of_its_own = device.type == "cuda"  # a cluster may show every process its GPU as cuda:0
+        name = f"cuda {torch.cuda.get_device_properties(device).uuid}" if of_its_own else f"cpu of {platform.node()}"
+        self.store.set(f"device/{self.rank}", name)
         devices = {self.store.get(f"device/{rank}").decode() for rank in range(self.world)}
         return len(devices) == self.world and all(name.startswith("cuda") for name in devices)
 

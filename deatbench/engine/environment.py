@@ -19,9 +19,7 @@ PACKAGES = ("deatbench", "torchvision", "timm", "pyautoattack", "robustbench", "
 def choose_device(name: str) -> torch.device:
     """The device called "auto", "cpu", "cuda" or "cuda:1". Raises ConfigError if it is not there."""
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        return (
-            torch.device("cuda", int(os.environ["LOCAL_RANK"])) if "LOCAL_RANK" in os.environ else torch.device("cuda")
-        )
+        return _cuda_of_its_own(os.environ.get("LOCAL_RANK"), torch.cuda.device_count())
     if name == "auto":
         return torch.device("cpu")
     try:
@@ -35,6 +33,17 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device {name!r} is not supported", "auto, cpu, cuda or cuda:N")
     return device
+
+
+def _cuda_of_its_own(local_rank: str | None, count: int) -> torch.device:
+    """The GPU of torchrun's process `local_rank` on its machine; the only one where a cluster shows it no other."""
+    if local_rank is None:
+        return torch.device("cuda")
+    if count > 1 and int(local_rank) >= count:
+        raise ConfigError(
+            f"process {local_rank} of this machine has no GPU: there are {count}", "lower --nproc-per-node"
+        )
+    return torch.device("cuda", int(local_rank) if count > 1 else 0)
 
 
 def hardware_name(device: torch.device, processes: int = 1) -> str:

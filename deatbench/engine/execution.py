@@ -9,10 +9,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 import torch
+from torch import nn
 
 from deatbench.errors import ConfigError
 
 VARIABLE = "DEATBENCH_STEP"
+FORMS_IN_A_PROCESS = 64  # that torch.compile makes code for; without a word it stops after 8
 Switch = Literal["auto", "on", "off"]
 
 
@@ -53,6 +55,13 @@ class Execution:
             changed: dict[str, Any] = {key: value}
             execution = replace(execution, **changed)
         return execution
+
+
+def compiled(network: nn.Module, mode: str = "default") -> nn.Module:
+    """`network` through torch.compile, for one shape of batch at a time; code is made when it is first called."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, FORMS_IN_A_PROCESS)
+    form: nn.Module = torch.compile(network, dynamic=False, mode=mode)  # type: ignore[assignment]
+    return form
 
 
 def _known() -> str:

@@ -13,15 +13,14 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from deatbench.engine.execution import Execution
+from deatbench.engine.execution import Execution, compiled
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.plan import Plan
+from deatbench.engine.search import strict_float32
 from deatbench.engine.selfcheck import check_gradient
 from deatbench.engine.shadow import TENSOR_CORE_CHANNELS, AttackForm, worth_a_shadow
 from deatbench.errors import DeatbenchError
 from deatbench.methods import Batch
-
-RUNS_IN_A_PROCESS = 64  # each may compile its networks anew
 
 
 class Forms:
@@ -90,36 +89,31 @@ class Forms:
         wide = TENSOR_CORE_CHANNELS if self.cuda and self.half else 0
         channels = wide if self.execution.channels == "auto" else int(self.execution.channels)
         shadow = AttackForm(self.model, dtype, channels)
-        agreement = check_gradient(shadow, self.model, batch.x_NCHW, batch.y_N)
+        with strict_float32():  # is it the same function? TF32, in which it may compute, is too coarse to tell
+            agreement = check_gradient(shadow, self.model, batch.x_NCHW, batch.y_N)
         if self.cuda:
             self.monitor.note(f"attack form's input gradient against float64: {agreement}")
         self._shadow = self.search = shadow
 
     def _compile_attack(self, batch: Batch) -> None:
         assert self._shadow is not None
-        compiled = self._compiled(self._shadow)
-        agreement = check_gradient(compiled, self.model, batch.x_NCHW, batch.y_N)
-        self.plan.method.perturb(compiled, batch, self.plan.inner)
+        search = compiled(self._shadow, self.execution.mode)
+        agreement = check_gradient(search, self.model, batch.x_NCHW, batch.y_N, tf32=self.cuda)
+        self.plan.method.perturb(search, batch, self.plan.inner)
         if self.cuda:
             self.monitor.note(f"compiled attack's input gradient against float64: {agreement}")
-        self.search = compiled
+        self.search = search
 
     def _compile_network(self, batch: Batch) -> None:
         """Compile and try the training pass; statistics of batch norm are put back, gradients dropped."""
         before = [buffer.clone() for buffer in self.model.buffers()]
-        compiled = self._compiled(self.model)
+        network = compiled(self.model, self.execution.mode)
         try:
             with self.autocast():
-                losses = self.plan.method.loss(compiled, batch, batch.x_NCHW)
+                losses = self.plan.method.loss(network, batch, batch.x_NCHW)
             losses.loss.backward()
         finally:
             self.model.zero_grad(set_to_none=True)
             for buffer, value in zip(self.model.buffers(), before, strict=True):
                 buffer.copy_(value)
-        self.network = compiled
-
-    def _compiled(self, network: nn.Module) -> nn.Module:
-        limit = max(torch._dynamo.config.recompile_limit, RUNS_IN_A_PROCESS)
-        torch._dynamo.config.recompile_limit = limit
-        compiled: nn.Module = torch.compile(network, dynamic=False, mode=self.execution.mode)  # type: ignore[assignment]
-        return compiled
+        self.network = network

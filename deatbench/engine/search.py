@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.attacks.gradient import SearchForm, cross_entropy, input_gradient
+from deatbench.engine.execution import compiled
 from deatbench.engine.shadow import TENSOR_CORE_CHANNELS, AttackForm, worth_a_shadow
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -43,7 +44,7 @@ class Search:
         dtype = SHORT.get(self.precision, torch.float32)
         cheap = _shadow(model, x_NCHW[:PROBE], dtype) if always or worth_a_shadow(model, dtype) else model
         if self.compiled:
-            cheap = _compiled(cheap, x_NCHW)
+            cheap = _compiled_if_possible(cheap, x_NCHW)
         return SearchForm(cheap, _Strict(model))
 
     def arithmetic(self) -> AbstractContextManager[None]:
@@ -56,7 +57,7 @@ def _shadow(model: nn.Module, x_NCHW: Tensor, dtype: torch.dtype) -> nn.Module:
     channels = TENSOR_CORE_CHANNELS if x_NCHW.is_cuda and dtype != torch.float32 else 0
     try:
         shadow = AttackForm(model, dtype, channels)
-        with torch.no_grad():
+        with torch.no_grad(), strict_float32():  # in TF32 no two forms agree so far
             expected_NK, found_NK = model(x_NCHW), shadow(x_NCHW)
     except Exception:  # control flow that depends on data, hooks, or any other thing that fx does not trace
         same = False
@@ -98,7 +99,7 @@ class _Compiled(nn.Module):
     def __init__(self, net: nn.Module, x_NCHW: Tensor) -> None:
         super().__init__()
         self.net = net
-        self.fast: nn.Module = torch.compile(net, dynamic=False)  # type: ignore[assignment]
+        self.fast = compiled(net)
         x_NCHW = self._filled(x_NCHW[: self.size])
         input_gradient(self.fast, x_NCHW, torch.zeros_like(x_NCHW[:, 0, 0, 0], dtype=torch.long), cross_entropy)
         with torch.no_grad():
@@ -117,7 +118,7 @@ class _Compiled(nn.Module):
         return torch.cat((part, part.new_zeros(missing, *part.shape[1:]))) if missing else part
 
 
-def _compiled(net: nn.Module, x_NCHW: Tensor) -> nn.Module:
+def _compiled_if_possible(net: nn.Module, x_NCHW: Tensor) -> nn.Module:
     """`net` compiled; as it is where that fails."""
     try:
         return _Compiled(net, x_NCHW)

@@ -16,8 +16,8 @@ from deatbench.attacks.gradient import ascent_direction, cross_entropy
 from deatbench.errors import DeatbenchError
 
 IMAGES = 8
-LEAST_COSINE = {torch.float32: 0.98, torch.bfloat16: 0.8}
-MOST_LOGIT_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+LEAST_COSINE = {"float32": 0.98, "tf32": 0.9, "bfloat16": 0.8}
+MOST_LOGIT_ERROR = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.5}
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,13 @@ class Agreement:
         return f"cosine {self.cosine:.4f}, {self.signs:.1%} of the signs, logits within {self.logits:.1e}"
 
 
-def check_gradient(search: nn.Module, model: nn.Module, x_NCHW: Tensor, y_N: Tensor) -> Agreement:
+def check_gradient(
+    search: nn.Module, model: nn.Module, x_NCHW: Tensor, y_N: Tensor, *, tf32: bool = False
+) -> Agreement:
     """Agreement of `search`'s logits and input gradient with `model`'s in eval mode, float64, for a few images.
 
-    `search` sees the whole batch, the shape that it will be used with. Raises DeatbenchError beyond the bounds.
+    `search` sees the whole batch, the shape that it will be used with; `tf32`: its float32 products may be TF32's.
+    Raises DeatbenchError beyond the bounds.
     """
     found, _, logits_NK = ascent_direction(search, x_NCHW, y_N, cross_entropy)
     found, logits_NK = found[:IMAGES].double().cpu(), logits_NK[:IMAGES].double().cpu()
@@ -51,7 +54,7 @@ def check_gradient(search: nn.Module, model: nn.Module, x_NCHW: Tensor, y_N: Ten
         logits=float((logits_NK - exact_NK).abs().max() / exact_NK.abs().max().clamp(min=1e-12)),
     )
     half = any(t.dtype == torch.bfloat16 for t in (*search.buffers(), *search.parameters()))
-    dtype = torch.bfloat16 if half else torch.float32
-    if not (agreement.cosine >= LEAST_COSINE[dtype] and agreement.logits <= MOST_LOGIT_ERROR[dtype]):
+    kind = "bfloat16" if half else "tf32" if tf32 else "float32"
+    if not (agreement.cosine >= LEAST_COSINE[kind] and agreement.logits <= MOST_LOGIT_ERROR[kind]):
         raise DeatbenchError(f"its logits or input gradient are not the network's: {agreement}")
     return agreement

@@ -19,6 +19,7 @@ from deatbench.records import Checkpoint, EpochMetrics, Flag
 
 LAYOUT = 2  # of the dumped state; another number means that what is below has changed its meaning
 TOTALS = ("images", "loss", "clean_correct", "clean_seen", "robust_correct", "robust_seen")
+FORMS_OF_AN_UPDATE = ("fused", "foreach", "capturable")  # settings of torch's optimizers that change no result
 
 
 @dataclass
@@ -131,15 +132,21 @@ class TrainState:
     def _put_back(self, saved: dict[str, Any]) -> None:
         """All that training computes. The optimizer's tensors move: a captured step must be captured anew."""
         self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))
+        self._load_optimizer(copy.deepcopy(saved["optimizer"]))
         for name, average in self.averages.items():
             average.load_state_dict(saved["averages"][name])
-        for name, tensor in saved["memory"].items():
-            self.memory.setdefault(name, torch.empty_like(tensor)).copy_(tensor)
+        memory = saved["memory"].items()  # empty before the first step, which makes it
+        self.memory = {name: self.memory.get(name, torch.empty_like(tensor)).copy_(tensor) for name, tensor in memory}
         self.epoch, self.batch, self.best_epoch = saved["epoch"], saved["batch"], saved["best_epoch"]
         self.totals.copy_(saved["totals"])
         self.epoch_seconds = saved["epoch_seconds"]
         self.history = [EpochMetrics.model_validate(metrics) for metrics in saved["history"]]
+
+    def _load_optimizer(self, saved: dict[str, Any]) -> None:
+        """Its tensors and settings, but for the form of the update: that is this device's, not the saved one's."""
+        for group, ours in zip(saved["param_groups"], self.optimizer.param_groups, strict=True):
+            group.update({name: ours[name] for name in FORMS_OF_AN_UPDATE if name in ours})
+        self.optimizer.load_state_dict(saved)
 
 
 def surroundings() -> str:

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from deatbench.attacks.borrow import mode
 from deatbench.attacks.rng import BatchRng
-from deatbench.engine.capture import CapturedStep, Draw, RecordingRng, capturable, stream_of_its_own
+from deatbench.engine.capture import (
+    CapturedStep,
+    Draw,
+    RecordingRng,
+    capturable,
+    stream_of_its_own,
+    waits_noticed,
+)
 from deatbench.engine.execution import Execution, fast_kernels
 from deatbench.engine.forms import Forms
 from deatbench.engine.interruption import Interruption
@@ -24,6 +31,7 @@ from deatbench.engine.monitor import Monitor
 from deatbench.engine.plan import Plan
 from deatbench.engine.seeding import derive, seed_everything
 from deatbench.engine.state import TrainState
+from deatbench.errors import DeatbenchError
 from deatbench.methods import Batch, Losses
 
 FREE_STEPS = 3  # before a capture: they create the optimizer's state, choose convolution algorithms, load kernels
@@ -112,13 +120,22 @@ class Step:
 
     def _run_freely(self, batch: Batch) -> None:
         if self._graph and self.captured is None:
-            rng = RecordingRng(self._generator)
-            batch, self._draws = replace(batch, rng=rng), rng.draws
-        if self._long and not self.cuda:  # many seconds on a CPU, for which a signal need not wait
+            self._rehearse(batch)
+        elif self._long and not self.cuda:  # many seconds on a CPU, for which a signal need not wait
             with self.state.all_or_nothing(), self.stop.at_once():
                 self._work(batch)
         else:
             self._work(batch)
+
+    def _rehearse(self, batch: Batch) -> None:
+        """A free step before the capture: remembers what it draws, and whether a graph can hold it."""
+        rng = RecordingRng(self._generator)
+        with waits_noticed(self.cuda and self._done >= FREE_STEPS - 1) as waits:  # the first ones wait in any case
+            self._work(replace(batch, rng=rng))
+        self._draws = rng.draws
+        if waits:
+            self._graph = False
+            self.forms.without("the CUDA graph of the step", DeatbenchError("it waits for the device in between"))
 
     def _work(self, batch: Batch) -> None:
         """The step itself, free of host syncs once the first one is done."""

@@ -48,6 +48,8 @@ def fit(
     configuration's guard says to stop, or nothing else is left to do, DeatbenchError when the end cannot be written.
     """
     epochs = plan.config.epochs
+    if plan.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(plan.device)  # of runs before this one in this process
     monitor.start("train", epochs * plan.batches_per_epoch)
     monitor.advance(plan.position(state))
     _check_alike(state, plan)

@@ -7,11 +7,11 @@ float32. Images that do not fit into memory together are attacked in smaller pie
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -33,9 +33,11 @@ from deatbench.engine.shadow import AttackForm
 from deatbench.errors import ConfigError, DeatbenchError
 from deatbench.threats import ThreatModel
 
+T = TypeVar("T")
 Draws = Literal["own", "published"]
 FEWEST = 8  # images of a unit, below which a batch is too small to be worth a unit of its own
 NOTHING_KEPT = np.empty(0, dtype=np.float32)
+OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,17 @@ class Trial:
 
     def clean(self, indices: Tensor) -> Outcome:
         """Which of the images at `indices` are misclassified without attack."""
+        parts = self._in_pieces(indices, lambda piece, _: self._misclassified(piece), can_shrink=True)
+        return Outcome(np.concatenate(parts), NOTHING_KEPT)
+
+    def _misclassified(self, indices: Tensor) -> np.ndarray:
         x_NCHW, y_N = self._batch(indices)
         if not (float(x_NCHW.amin()) >= 0 and float(x_NCHW.amax()) <= 1):
             raise ConfigError("images lie outside [0, 1]", "normalisation belongs inside the model")
         logits_NK = self._logits(x_NCHW)
         if not torch.isfinite(logits_NK).all():
             raise NonFiniteLogits("the model returns NaN or infinite logits on clean images")
-        return Outcome((logits_NK.argmax(1) != y_N).cpu().numpy(), NOTHING_KEPT)
+        return (logits_NK.argmax(1) != y_N).cpu().numpy()
 
     def units(self, member: Attack, indices: Tensor) -> Sequence[Tensor]:
         """The images at `indices`, parted as `member` takes them: it gets so many at once."""
@@ -143,26 +149,32 @@ class Trial:
 
     def attack(self, member: Attack, run: int, indices: Tensor, threat: ThreatModel, journal: Journal) -> Outcome:
         """Attack the images at `indices`, in smaller pieces where memory does not hold all at once."""
+
+        def work(piece: Tensor, is_all: bool) -> tuple[np.ndarray, np.ndarray]:
+            return self._try(member, run, piece, threat, journal if is_all else Journal())
+
         try:
-            pieces = list(indices.split(self.at_once))
-            found = [
-                self._try(member, run, piece, threat, journal if len(pieces) == 1 else Journal()) for piece in pieces
-            ]
+            found = self._in_pieces(indices, work, can_shrink=self._is_ours(member))
         except InterruptedGradient:
             return Outcome(np.zeros(len(indices), dtype=bool), NOTHING_KEPT, interrupted=True)
-        except RuntimeError as error:
-            size = min(len(indices), self.at_once)
-            if not _is_out_of_memory(error) or size == 1:
-                raise
-            if not self._is_ours(member):
-                raise DeatbenchError(f"out of memory at {size} images", "lower --batch-size") from error
-            self.at_once = size // 2
-            self.monitor.note(f"out of memory at {size} images; going on with {self.at_once} at a time")
-        else:
-            return Outcome(np.concatenate([broken_U for broken_U, _ in found]), np.concatenate([x for _, x in found]))
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return self.attack(member, run, indices, threat, journal)
+        return Outcome(np.concatenate([broken_U for broken_U, _ in found]), np.concatenate([x for _, x in found]))
+
+    def _in_pieces(self, indices: Tensor, work: Callable[[Tensor, bool], T], *, can_shrink: bool) -> list[T]:
+        """What `work` makes of as many images at a time as memory holds; it is told whether these are all."""
+        while True:
+            pieces = indices.split(self.at_once)
+            try:
+                return [work(piece, len(pieces) == 1) for piece in pieces]
+            except RuntimeError as error:
+                size = min(len(indices), self.at_once)
+                if not _is_out_of_memory(error) or size == 1:
+                    raise
+                if not can_shrink:
+                    raise DeatbenchError(f"out of memory at {size} images", "lower --batch-size") from error
+                self.at_once = size // 2
+                self.monitor.note(f"out of memory at {size} images; going on with {self.at_once} at a time")
+            if self.device.type == "cuda":  # out here nothing holds on to what the failed try had allocated
+                torch.cuda.empty_cache()
 
     def _try(
         self, member: Attack, run: int, indices: Tensor, threat: ThreatModel, journal: Journal
@@ -224,5 +236,5 @@ class Trial:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch could not allocate: its own exception on a GPU, a plain RuntimeError on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
+    """Whether memory did not suffice: torch's own exception, or what the CPU's allocator and CUDA's libraries say."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)

@@ -69,6 +69,7 @@ def train(
         saved = team.first(lambda: _begin(config, folder, fresh, machine, team, monitor))
         if saved is not None:
             _continue(state, saved, folder, team, monitor)
+            del saved  # as large as the state, and on its device
         if team.rank == 0:
             trackers.start(config.run_id, config.model_dump(mode="json"), folder.path)
         try:

@@ -141,7 +141,7 @@ def test_moves_to_a_hyperplane_are_the_published_projections(norm: str, data: st
 
 
 def test_the_move_is_right_where_the_gradient_is_nearly_zero() -> None:
-    """At an image's size, from 1e-9 to 0.1 in one gradient: there the published L2 code may need float64 to be right."""
+    """At an image's size, from 1e-9 to 0.1 in one gradient: there the published L2 code may need float64."""
     generator = torch.Generator().manual_seed(0)
     x_ND = torch.rand(64, 3072, generator=generator) * 0.8 + 0.1
     w_ND = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from deatbench.data.augment import augment
 from deatbench.engine.execution import Execution
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.plan import Plan
+from deatbench.engine.search import Search
 from deatbench.engine.seeding import derive, epoch_order, seed_everything
 from deatbench.engine.selfcheck import check_gradient
 from deatbench.engine.shadow import AttackForm
@@ -345,6 +347,30 @@ def test_captured_steps_take_the_course_of_free_ones(
     free = stepped(*make(digits, method, arch, **common), 30, compile="off", graph="off")
     assert ours[:8] == pytest.approx(free[:8], rel=0.02 if method == "trades" else 1e-3)
     assert ours == pytest.approx(free, rel=0.2)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # compilers and drivers talk
+def test_what_waits_for_the_device_is_left_out_of_a_graph(digits: Dataset) -> None:
+    """A projection in L1 does. Others are captured as ever, which a capture that fails would forbid."""
+    plan, state = make(digits, "pgd-at", "preact_resnet18", device="cuda")
+    waiting, notes = replace(plan, inner=replace(plan.inner, threat=make_threat("L1", "2"))), Notes()
+    assert all(loss < 10 for loss in stepped(waiting, state, 6, notes, compile="off", graph="on"))
+    assert [line for line in notes.lines if "without the CUDA graph" in line], notes.lines
+    notes = Notes()
+    stepped(*make(digits, "pgd-at", "preact_resnet18", device="cuda"), 6, notes, compile="off", graph="on")
+    assert any("captured" in line for line in notes.lines), notes.lines
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # compilers and drivers talk
+def test_a_search_in_tf32_has_folded_batch_norm(digits: Dataset) -> None:
+    _, state = make(digits, "pgd-at", "preact_resnet18", device="cuda")
+    search = Search("tf32")
+    with search.arithmetic():
+        ((x_NCHW, _),) = digits.test.batches([torch.arange(32)], torch.device("cuda"))
+        form = search.form(state.model.eval(), x_NCHW)
+    assert isinstance(form.cheap, AttackForm)
 
 
 @pytest.mark.gpu

@@ -111,6 +111,16 @@ class BatchRng:
     def __init__(self, generator: torch.Generator, part: int = 0, parts: int = 1) -> None:
         self._generator, self._part, self._parts = generator, part, parts
 
+    def share(self, k: int, of: int) -> BatchRng:
+        """The draws of part `k` of `of` equal parts of these rows; they leave this object's where they are."""
+        generator = torch.Generator(self._generator.device)
+        generator.set_state(self._generator.get_state())
+        return BatchRng(generator, self._part * of + k, self._parts * of)
+
+    def follow(self, share: BatchRng) -> None:
+        """What `share` has drawn is drawn."""
+        self._generator.set_state(share._generator.get_state())
+
     def uniform(self, like_NCHW: Tensor) -> Tensor:
         """Uniform on [0, 1), shaped like `like_NCHW`."""
         return self._rows(self._whole(like_NCHW).uniform_(generator=self._generator))

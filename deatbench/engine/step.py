@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deatbench.attacks.borrow import mode
 from deatbench.attacks.rng import BatchRng
+from deatbench.engine.attack_threads import AttackThreads
 from deatbench.engine.capture import (
     CapturedStep,
     Draw,
@@ -30,6 +31,7 @@ from deatbench.engine.interruption import Interruption
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.plan import Plan
 from deatbench.engine.seeding import derive, seed_everything
+from deatbench.engine.shadow import AttackForm
 from deatbench.engine.state import TrainState
 from deatbench.errors import DeatbenchError
 from deatbench.methods import Batch, Losses
@@ -66,6 +68,7 @@ class Step:
         self._inner = plan.inner
         graph = self.cuda if self.execution.graph == "auto" else self.execution.graph != "off"
         self._graph = alone and graph and capturable(state.optimizer, self.cuda)
+        self._threads = None if self.cuda or self._graph else AttackThreads()
         self._long = plan.method.replays > 1 or (plan.method.adversarial and plan.inner.bn_mode == "train")
         self._generator = torch.Generator(device=plan.device)
         self._stream = torch.cuda.Stream(plan.device) if self.cuda else None
@@ -155,6 +158,8 @@ class Step:
     def _perturb(self, batch: Batch) -> Tensor:
         plan, inner, search = self.plan, self._inner, self.forms.search
         with nullcontext() if self._long else self.stop.at_once():  # an attack in eval mode changes nothing
+            if self._threads is not None and isinstance(search, AttackForm) and self._threads.divide(len(batch.y_N)):
+                return self._threads.perturb(plan.method, search, batch, inner).detach()
             if search is not None:
                 return plan.method.perturb(search, batch, inner).detach()
             train = inner.bn_mode == "train"

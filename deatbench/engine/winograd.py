@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 POINTS = [Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-2)]  # and infinity
@@ -73,10 +74,14 @@ def winograd_conv(conv: nn.Conv2d, dtype: torch.dtype) -> WinogradConv | None:
 
 
 def pays(x_NCHW: Tensor, padding: int) -> bool:
-    """Whether tiles fit this map, with a third of the direct products or fewer, and are enough."""
+    """Whether tiles fit this map, with a third of the direct products or fewer, and are enough.
+
+    On one thread: products as narrow as these lose by being parted among several; images are better parted.
+    """
     height, width = (edge + 2 * padding - TAPS + 1 for edge in x_NCHW.shape[2:])
     tiles = -(-height // TILE) * -(-width // TILE)
-    return 3 * SEEN**2 * tiles <= TAPS**2 * height * width and len(x_NCHW) * tiles >= LEAST_TILES
+    one_thread = torch.get_num_threads() == 1
+    return one_thread and 3 * SEEN**2 * tiles <= TAPS**2 * height * width and len(x_NCHW) * tiles >= LEAST_TILES
 
 
 class _Winograd(torch.autograd.Function):
@@ -87,11 +92,13 @@ class _Winograd(torch.autograd.Function):
         return _convolve(x_NCHW, conv.forth(weight), bias, conv.padding)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (weight,) = ctx.saved_tensors
         return _convolve(gradient, ctx.conv.back(weight), None, TAPS - 1 - ctx.conv.padding), None, None, None
 
 
+@torch.no_grad()
 def _convolve(x_NCHW: Tensor, kernels_36CF: Tensor, bias_F: Tensor | None, padding: int) -> Tensor:
     n, channels, *edges = x_NCHW.shape
     features = kernels_36CF.shape[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -49,6 +49,19 @@ class Batch:
     smoothing: float = 0.0
     memory: dict[str, Tensor] = field(default_factory=dict)
     average: Callable[[Sequence[Tensor]], None] = lambda tensors: None
+
+    def share(self, k: int, of: int) -> Batch:
+        """Part `k` of `of` equal parts: its rows, their memory, their draws."""
+        rows = slice(k * len(self.y_N) // of, (k + 1) * len(self.y_N) // of)
+        return replace(
+            self,
+            x_NCHW=self.x_NCHW[rows],
+            y_N=self.y_N[rows],
+            rng=self.rng.share(k, of),
+            other_N=None if self.other_N is None else self.other_N[rows],
+            share_N=None if self.share_N is None else self.share_N[rows],
+            memory={name: tensor[rows] for name, tensor in self.memory.items()},
+        )
 
     def cross_entropy(self, logits_NK: Tensor) -> Tensor:
         """Mean cross-entropy to the targets, smoothed and mixed as asked for."""

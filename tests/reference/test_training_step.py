@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import time
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +19,9 @@ from deatbench.attacks.rng import BatchRng
 from deatbench.config import RunConfig
 from deatbench.data import Dataset
 from deatbench.data.augment import augment
+from deatbench.engine.attack_threads import AttackThreads
 from deatbench.engine.execution import Execution
+from deatbench.engine.interruption import Stopped
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.plan import Plan
 from deatbench.engine.search import Search
@@ -383,3 +388,62 @@ def test_every_fast_path_works_in_bfloat16(method: str, digits: Dataset) -> None
     free = stepped(*make(digits, method, "preact_resnet18", device="cuda"), 30, compile="off", graph="off", fold="off")
     assert ours[:3] == pytest.approx(free[:3], rel=0.1)
     assert sum(ours[-5:]) == pytest.approx(sum(free[-5:]), rel=0.25)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("method", METHODS.names())
+def test_threads_that_part_a_batch_find_what_one_finds(method: str, digits: Dataset) -> None:
+    """Draws, memory and the generator afterwards too; pixels may differ where rounding decides a sign."""
+    plan, state = make(digits, method, "preact_resnet18")
+    form, found = AttackForm(state.model), []
+    x_NCHW, y_N = batches(digits, 1)[0]
+    for threads in (None, AttackThreads()):
+        generator = torch.Generator().manual_seed(3)
+        batch = Batch(x_NCHW, y_N, BatchRng(generator), memory=plan.method.memory(x_NCHW))
+        assert AttackThreads().divide(len(y_N))
+        run = plan.method.perturb if threads is None else partial(threads.perturb, plan.method)
+        x_adv_NCHW = run(form, batch, plan.inner)
+        found.append((x_adv_NCHW, batch.memory, torch.rand(4, generator=generator)))
+    (alone, memory_alone, then_alone), (parted, memory_parted, then_parted) = found
+    assert float(((alone - parted).abs() > 1e-5).double().mean()) < 0.01
+    assert memory_alone.keys() == memory_parted.keys()
+    assert all(torch.equal(memory_alone[name], memory_parted[name]) for name in memory_alone)
+    assert torch.equal(then_alone, then_parted)
+
+
+def test_a_batch_that_cannot_be_parted_is_left_whole() -> None:
+    threads = AttackThreads()
+    threads.count = 2
+    assert [threads.divide(n) for n in (15, 16, 17, 18, 8)] == [False, True, False, True, False]
+    threads.count = 1
+    assert not threads.divide(64)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_who_stops_waiting_for_the_threads_stops_them(digits: Dataset) -> None:
+    """A signal: no thread may be at work any more when the state is saved."""
+    plan, state = make(digits, "pgd-at", "resnet8")
+    asked = []
+
+    class Signalled(nn.Module):
+        def forward(self, x_NCHW: Tensor) -> Tensor:
+            asked.append(len(x_NCHW))
+            if len(asked) == 3:
+                raise Stopped
+            return state.model(x_NCHW)
+
+    x_NCHW, y_N = batches(digits, 1)[0]
+    inner = replace(plan.inner, steps=1000)
+    with pytest.raises(Stopped):
+        AttackThreads().perturb(plan.method, Signalled(), Batch(x_NCHW, y_N, BatchRng(torch.Generator())), inner)
+    seen = len(asked)
+    time.sleep(0.2)
+    assert len(asked) == seen < 1000

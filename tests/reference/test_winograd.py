@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,14 @@ from torch.nn import functional as F
 from deatbench.archs.build import build_arch
 from deatbench.engine.shadow import AttackForm
 from deatbench.engine.winograd import CACHED_TILES, WinogradConv, pays, winograd_conv
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def gradient(y: Tensor, x: Tensor, direction: Tensor) -> Tensor:
@@ -100,6 +110,8 @@ def test_it_is_used_where_tiles_fit_and_are_many() -> None:
     assert sizes == {2: False, 4: True, 5: False, 6: False, 7: True, 8: True, 16: True, 32: True}
     assert not pays(torch.empty(31, 1, 4, 4), 1)
     assert pays(torch.empty(8, 1, 8, 8), 1)
+    torch.set_num_threads(2)
+    assert not pays(torch.empty(8, 1, 8, 8), 1)
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "preact_resnet18", "senet18", "wrn_28_10"])

@@ -1,0 +1,61 @@
+"""The attack of a training step by several threads of one CPU, each on its rows of the batch.
+
+An attack in eval mode treats each image by itself. A thread that takes some images through the whole attack waits for
+nobody; threads that part every tensor meet after every operation, and have the narrow products of winograd.py to part.
+The draws are those of the whole batch, so that the result is too, up to rounding.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import torch
+from torch import Tensor, nn
+
+from deatbench.engine.interruption import Stopped
+from deatbench.methods import Batch, Method
+from deatbench.methods.base import Inner
+
+FEWEST = 8  # images of a thread
+
+
+class AttackThreads:
+    """As many threads as torch has now."""
+
+    def __init__(self) -> None:
+        self.count = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self.count, initializer=torch.set_num_threads, initargs=(1,))
+
+    def divide(self, images: int) -> bool:
+        """Whether a batch of so many images is worth parting."""
+        return self.count > 1 and images % self.count == 0 and images >= FEWEST * self.count
+
+    def perturb(self, method: Method, search: nn.Module, batch: Batch, inner: Inner) -> Tensor:
+        """As `method.perturb`, which may write into its rows of the batch's memory.
+
+        What interrupts the wait interrupts the threads, too: at their next pass.
+        """
+        heeding = _Heeding(search)
+        shares = [batch.share(k, self.count) for k in range(self.count)]
+        futures = [self._pool.submit(method.perturb, heeding, share, inner) for share in shares]
+        try:
+            parts = [future.result() for future in futures]
+        finally:
+            heeding.stopping.set()
+            wait(futures)
+        batch.rng.follow(shares[0].rng)
+        return torch.cat(parts)
+
+
+class _Heeding(nn.Module):
+    """A network that answers until it is told to stop."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.stopping = net, threading.Event()
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        if self.stopping.is_set():
+            raise Stopped
+        return self.net(x_NCHW)

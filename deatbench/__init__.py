@@ -20,7 +20,7 @@ __all__ = ["__version__", "load_model"]
 
 
 def load_model(
-    name: str,
+    name: str | Path,
     *,
     home: str | Path = ".",
     device: str | torch.device = "cpu",
@@ -52,4 +52,6 @@ def load_model(
     from deatbench.models import load_model as load
     from deatbench.store import Home
 
-    return load(ModelRequest(name, Home(Path(home).expanduser()), choose_device(str(device)), checkpoint, spec)).module
+    return load(
+        ModelRequest(str(name), Home(Path(home).expanduser()), choose_device(str(device)), checkpoint, spec)
+    ).module

@@ -73,9 +73,14 @@ class SearchForm(nn.Module):
         return self.cheap(x_NCHW)
 
 
+def misclassified(logits_NK: Tensor, y_N: Tensor) -> Tensor:
+    """Whose largest logit is not that of the label, bool [N]. NaN is no answer, and no answer is wrong."""
+    return (logits_NK.argmax(1) != y_N) | logits_NK.isnan().any(1)
+
+
 def broken(model: nn.Module, x_RCHW: Tensor, y_R: Tensor, logits_RK: Tensor) -> Tensor:
     """Which rows are misclassified, bool [R]: says `logits_RK`, of a search form confirmed by its exact network."""
-    broken_R = logits_RK.argmax(1) != y_R
+    broken_R = misclassified(logits_RK, y_R)
     if isinstance(model, SearchForm):
         suspects = torch.nonzero(broken_R)[:, 0]
         broken_R[suspects] = _exactly(model, x_RCHW, y_R, suspects)
@@ -84,7 +89,7 @@ def broken(model: nn.Module, x_RCHW: Tensor, y_R: Tensor, logits_RK: Tensor) -> 
 
 def broken_rows(model: nn.Module, x_RCHW: Tensor, y_R: Tensor, logits_RK: Tensor) -> Tensor:
     """The positions of the rows that are `broken`; where there are none the device is waited for only once."""
-    rows = torch.nonzero(logits_RK.argmax(1) != y_R)[:, 0]
+    rows = torch.nonzero(misclassified(logits_RK, y_R))[:, 0]
     return rows[_exactly(model, x_RCHW, y_R, rows)] if isinstance(model, SearchForm) and len(rows) else rows
 
 
@@ -93,8 +98,7 @@ def _exactly(form: SearchForm, x_RCHW: Tensor, y_R: Tensor, rows: Tensor) -> Ten
     if len(rows) == 0:
         return torch.zeros_like(rows, dtype=torch.bool)
     with torch.no_grad():
-        misclassified: Tensor = form.exact(x_RCHW[rows]).argmax(1) != y_R[rows]
-    return misclassified
+        return misclassified(form.exact(x_RCHW[rows]), y_R[rows])
 
 
 def cross_entropy(logits_NK: Tensor, y_N: Tensor) -> Tensor:

@@ -66,10 +66,11 @@ def diagnose(
       deatbench diagnose ./my.py:net --dataset cifar10 --eps 8/255 --images 500 --json
     """
     from deatbench.cli.downloading import load_data
-    from deatbench.cli.machine import data_on_stdout, make_machine
+    from deatbench.cli.machine import check_writable, data_on_stdout, make_machine
     from deatbench.cli.model_argument import dataset_for, threat_for
     from deatbench.cli.monitor import make_monitor
     from deatbench.models import ModelRequest, load_model
+    from deatbench.models.zoo import PREFIX
     from deatbench.pipeline.diagnosis import diagnose as look
 
     machine = make_machine(ctx, home=home, device=device, data_dir=data_dir, threads=threads)
@@ -78,6 +79,8 @@ def diagnose(
         with data_on_stdout():
             model = load_model(ModelRequest(text, machine.home, machine.device))
             name, threat = dataset_for(model, dataset), threat_for(model, norm, eps)
+            if model.source.startswith(PREFIX):
+                check_writable(machine.home.zoo_entry(model.name))
             data = load_data(name, machine)
             with make_monitor() as monitor:
                 found.append(

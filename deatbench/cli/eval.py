@@ -158,13 +158,18 @@ def _measure(
     from deatbench.cli.model_argument import dataset_for, load_named, threat_for
     from deatbench.cli.monitor import make_monitor
     from deatbench.engine.shards import shards
+    from deatbench.records import check_radius
 
     with data_on_stdout():
         data = load_data(asked.dataset, machine) if asked.dataset else None
         loaded = load_named(asked.model, machine, asked.checkpoint, asked.arch, asked.overrides, data)
         threat = threat_for(loaded, asked.norm, asked.eps)
+        for text in request.eps_sweep:
+            check_radius(threat.norm, text)
         folders = _record_folders(loaded, machine, asked.out)
         data = data or load_data(dataset_for(loaded, asked.dataset), machine)
+        if request.n is not None and request.n > len(data.test):
+            print(f"note: {data.name} has {len(data.test)} test images, all are taken", file=sys.stderr)
         if asked.surrogate is not None:
             surrogate = load_named(asked.surrogate, machine, asked.checkpoint, asked.arch, asked.overrides, data)
             surrogate.module.to(machine.device)

@@ -110,7 +110,7 @@ def _evaluation(
 
 def _time_step(plan: Plan, state: TrainState) -> float:
     """Seconds of one training step, on random images."""
-    x_NCHW, y_N = _random_batch(plan, plan.config.batch_size)
+    x_NCHW, y_N = _random_batch(plan, min(plan.config.batch_size, len(plan.data.train)))
     step = Step(plan, state, execution=Execution(compile="off"))  # compiling would take longer than the rest
     position = math.ceil(plan.config.eps_warmup * plan.batches_per_epoch)  # while eps grows no step is captured
     for _ in range(FREE_STEPS if plan.device.type == "cuda" else 0):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from deatbench.errors import DeatbenchError, MissingError
+from deatbench.errors import ConfigError, DeatbenchError, MissingError
 
 if TYPE_CHECKING:
     from deatbench.pipeline import Machine
@@ -31,6 +31,8 @@ def make_machine(ctx: click.Context, *, home: Path, device: str, data_dir: Path 
 
     if data_dir is not None and not data_dir.expanduser().is_dir():
         raise MissingError(f"there is no folder {data_dir} (--data-dir)")
+    if threads and threads > (most := max(64, 4 * (os.cpu_count() or 1))):
+        raise ConfigError(f"--threads {threads}: more than {most} are of no use on {os.cpu_count()} cores")
     if threads:
         torch.set_num_threads(threads)
     return Machine(
@@ -45,9 +47,9 @@ def check_writable(folder: Path) -> None:
     """Raises DeatbenchError unless `folder`, or what will hold it, can be written: better now than after the work."""
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
-        raise DeatbenchError(f"cannot write into {folder}: {existing} is not a folder", "choose another --out")
+        raise DeatbenchError(f"cannot write into {folder}: {existing} is not a folder", "choose another place")
     if not os.access(existing, os.W_OK):
-        raise DeatbenchError(f"cannot write into {folder}: no permission", "choose another --out")
+        raise DeatbenchError(f"cannot write into {folder}: no permission", "choose another place")
 
 
 def command_line(arguments: Sequence[str]) -> str:

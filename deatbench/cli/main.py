@@ -18,6 +18,7 @@ from deatbench import __version__
 from deatbench.cli.lazy import LazyGroup
 from deatbench.errors import DeatbenchError
 
+OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA out of memory")  # torch's words for it
 COMMANDS = {
     "run": "deatbench.cli.run:run",
     "train": "deatbench.cli.train:train",
@@ -87,7 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return 1
+    except OSError as error:
+        if error.filename is None:
+            _silence_stdout()  # it is what cannot be written
+        return _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1, debug)
     except Exception as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+            return _fail("out of memory", 1, debug, " (a smaller network, or a smaller batch)")
         hint = "" if debug else " (a defect of deatbench; DEATBENCH_DEBUG=1 shows the traceback)"
         return _fail(f"unexpected {type(error).__name__}: {error}{hint}", 1, debug)
     return code if isinstance(code, int) else 0
@@ -97,6 +104,8 @@ def _own_the_process(debug: bool) -> None:
     """Settings that only the real command may make: warnings, encoding errors, SIGTERM as Ctrl-C."""
     if not debug and not sys.warnoptions:
         warnings.simplefilter("ignore")
+    nothing = Path(os.devnull)  # in place of what whoever started us has closed (`>&-`)
+    sys.stdout, sys.stderr = sys.stdout or nothing.open("w"), sys.stderr or nothing.open("w")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

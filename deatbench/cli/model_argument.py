@@ -71,6 +71,7 @@ def threat_for(model: LoadedModel, norm: str | None, eps: str | None) -> ThreatM
 
     Raises ConfigError on an `eps` that is no radius, or if nobody knows one.
     """
+    from deatbench.records import check_radius
     from deatbench.threats import make_threat
 
     trained = model.threat
@@ -81,4 +82,5 @@ def threat_for(model: LoadedModel, norm: str | None, eps: str | None) -> ThreatM
         raise ConfigError(
             f"nobody knows an eps for {model.source} in {norm}", "name it with --eps, such as --eps 8/255"
         )
+    check_radius(norm, eps)
     return make_threat(norm, eps)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from deatbench.cli import options
-from deatbench.errors import DeatbenchError, InterruptedRun, MissingError
+from deatbench.errors import DeatbenchError, InterruptedRun, MissingError, UnknownNameError
 
 if TYPE_CHECKING:
     from deatbench.sweep import Executor, Ledger, Standing, Surroundings, Sweep
@@ -78,6 +78,7 @@ def run(
     from deatbench.sweep import EXECUTORS, Ledger, Needs, Surroundings, load_sweep
 
     asked = load_sweep(name)
+    _check_report(asked)
     ledger, resources = Ledger(Home(home.expanduser()), asked.name), asked.spec.resources
     make = EXECUTORS[executor]
     with data_on_stdout():
@@ -94,6 +95,15 @@ def run(
     with data_on_stdout():
         standing = _done(asked, ledger, around, workers, retries)
     _tell(name, ledger, standing, as_json)
+
+
+def _check_report(asked: Sweep) -> None:
+    """Raises UnknownNameError on a report that nobody writes: better now than after the runs."""
+    from deatbench.report.sweeps.page import KINDS
+
+    kind = asked.spec.report
+    if kind is not None and kind not in KINDS:
+        raise UnknownNameError("report", kind, KINDS, f"known: {', '.join(KINDS)}; without one, a table per axis")
 
 
 def _device(device: str, executor: str, gpus: float) -> str:
@@ -122,6 +132,8 @@ def _done(asked: Sweep, ledger: Ledger, around: Surroundings, workers: Executor,
     from deatbench.sweep import Driver
 
     check_writable(ledger.folder)
+    if ledger.differs(asked):
+        print(f"note: {ledger.sweep} was another file: its results give way, its runs are kept", file=sys.stderr)
     plan = ledger.plan(asked, around)  # all that can be wrong is, before anything is written
     for dataset in sorted({str(point.asked["dataset"]) for point in asked}):
         fetch_if_missing(dataset, Machine(ledger.home, torch.device("cpu"), around.data_dir))

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from deatbench.errors import ConfigError
-from deatbench.records import Norm, digest_of, parse_eps
+from deatbench.records import Norm, check_radius, digest_of, parse_eps
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -71,6 +71,14 @@ class ThreatConfig(_Config):
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return text.strip()
+
+    @model_validator(mode="after")
+    def _possible(self) -> ThreatConfig:
+        try:
+            check_radius(self.norm, self.eps)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
 
 
 class InnerAttack(_Config):

@@ -29,6 +29,8 @@ def check_fit(model: nn.Module, images: Images, device: torch.device) -> int:
     if not isinstance(logits_NK, Tensor) or logits_NK.ndim != 2 or len(logits_NK) != len(x_NCHW):
         found = tuple(logits_NK.shape) if isinstance(logits_NK, Tensor) else type(logits_NK).__name__
         raise ConfigError(f"the model returned {found} for {len(x_NCHW)} images", "it must return logits [N, K]")
+    if not logits_NK.is_floating_point():
+        raise ConfigError(f"the model returned {logits_NK.dtype} for {len(x_NCHW)} images", "logits are float32")
     num_classes, smallest, largest = logits_NK.shape[1], int(images.labels_N.min()), int(images.labels_N.max())
     if smallest < 0:
         raise ConfigError(f"a label is {smallest}: labels count classes from 0", "repair the data set")

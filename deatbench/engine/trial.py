@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from deatbench.attacks import Attack
-from deatbench.attacks.gradient import InterruptedGradient, SearchForm
+from deatbench.attacks.gradient import InterruptedGradient, SearchForm, misclassified
 from deatbench.attacks.journal import Journal
 from deatbench.attacks.restarts import all_runs
 from deatbench.attacks.rng import ExampleRng, PublishedRng
@@ -201,7 +201,7 @@ class Trial:
         def confirmed(images: Tensor) -> Tensor:
             inside = threat.distance(images, x_NCHW) <= threat.eps + threat.tolerance
             in_range = ((images >= 0) & (images <= 1)).flatten(1).all(1)
-            return inside & in_range & (self._logits(images).argmax(1) != y_N)
+            return inside & in_range & misclassified(self._logits(images), y_N)
 
         counts = confirmed(x_adv)
         if self.settings.keep_images and counts.any():  # whole pixels are a quarter of the size, if they do as well

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -16,12 +17,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+import torch
 from torch import nn
 
 from deatbench.errors import ConfigError, DeatbenchError, MissingError
 from deatbench.models.loaded import LoadedModel, first_line, identifier
 from deatbench.models.request import ModelRequest
 
+PACKAGE = Path(__file__).resolve().parents[1]
 RESERVED = ("zoo", "robustbench", "timm")
 
 
@@ -53,7 +56,39 @@ def load(request: ModelRequest) -> LoadedModel:
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{request.text} returned a {type(network).__name__}, not a torch.nn.Module")
     source = f"{where.name}:{name}" if place.endswith(".py") else request.text
-    return LoadedModel(network, identifier(f"{where.stem}-{name}"), arch=type(network).__name__, source=source)
+    return LoadedModel(
+        network,
+        identifier(f"{where.stem}-{name}"),
+        arch=type(network).__name__,
+        source=source,
+        code_sha256=_code_sha256(module, network),
+    )
+
+
+def _code_sha256(module: ModuleType, network: nn.Module) -> str:
+    """Of the user's own source files: the factory's, what is loaded from beside it, those of the network's classes.
+
+    Weights alone do not say which function they are weights of.
+    """
+    own = Path(module.__file__ or "").resolve()
+    beside = {
+        path for known in list(sys.modules.values()) if (path := _file(known)) and path.is_relative_to(own.parent)
+    }
+    classes = {path for part in network.modules() if (path := _file(sys.modules.get(type(part).__module__)))}
+    mine = {own} | {path for path in beside | classes if path.suffix == ".py" and not _installed(path)}
+    digests = sorted(hashlib.sha256(path.name.encode() + b"\0" + path.read_bytes()).hexdigest() for path in mine)
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def _file(module: ModuleType | None) -> Path | None:
+    named = Path(getattr(module, "__file__", None) or "")  # of some modules it is a bare name
+    return named.resolve() if named.is_absolute() and named.is_file() else None
+
+
+def _installed(path: Path) -> bool:
+    """Whether a file is python's, a library's or deatbench's own: their versions are on record."""
+    folders = (PACKAGE, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve())
+    return any(map(path.is_relative_to, folders)) or not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
 
 
 @contextlib.contextmanager
@@ -94,6 +129,19 @@ def _import_module(name: str) -> ModuleType:
         _raise_located(error, name)
 
 
+@contextlib.contextmanager
+def blamed(model: LoadedModel) -> Iterator[None]:
+    """What a network of foreign code raises in use becomes one line that names the network, not deatbench."""
+    try:
+        yield
+    except (DeatbenchError, torch.OutOfMemoryError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        if model.code_sha256 is None:
+            raise
+        _raise_located(error, model.source)
+
+
 def _raise_located(error: BaseException, what: str) -> NoReturn:
     """The error as one line with the innermost line of the user's own code: not of a library, not of this file."""
     if isinstance(error, DeatbenchError):
@@ -101,7 +149,6 @@ def _raise_located(error: BaseException, what: str) -> NoReturn:
     if isinstance(error, SyntaxError) and error.filename:
         raise ConfigError(f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}") from error
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
-    outside = [f for f in frames if f.filename != __file__ and "site-packages" not in f.filename]
-    outside = [f for f in outside if not f.filename.startswith(sys.base_prefix)] or outside
+    outside = [f for f in frames if not _installed(Path(f.filename))]
     at = f"{outside[-1].filename}:{outside[-1].lineno}" if outside else what
     raise ConfigError(f"{at}: {type(error).__name__}: {first_line(error)}") from error

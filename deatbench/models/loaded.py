@@ -17,7 +17,8 @@ class LoadedModel:
     """A network that takes [0, 1] NCHW and returns logits, in eval mode, and where it comes from.
 
     `source` is how to name it again, without machine paths. `dataset`, `threat` and `training` are None where nobody
-    knows; `evaluations` is the folder that its records belong in, None for a model that has no home.
+    knows; `evaluations` is the folder that its records belong in, None for a model that has no home. `code_sha256` is
+    of the source files that it was made by, where these are neither deatbench's nor a library's.
     """
 
     module: nn.Module
@@ -29,6 +30,7 @@ class LoadedModel:
     threat: Threat | None = None
     training: TrainingInfo | None = None
     evaluations: Path | None = None
+    code_sha256: str | None = None
 
 
 def identifier(text: str) -> str:

@@ -62,10 +62,13 @@ def _inspect_archive(path: Path, whole: int) -> None:
 def _refusal(path: Path, error: Exception) -> CheckpointError:
     """One line out of torch's page of advice, some of which is to switch the protection off."""
     found = _GLOBAL.search(str(error))
+    if found is None and "weights_only" in str(error):
+        return CheckpointError(f"{path} cannot be read without running code that it may hold: refused", _INSTEAD)
     if found:
         what = found.group(1).rstrip(".,")
         return CheckpointError(f"{path} holds code or objects ({what}), not only tensors: refused", _INSTEAD)
-    return CheckpointError(f"{path} is damaged: {first_line(error)[:200]}", _AGAIN)
+    why = f"{type(error).__name__}: {first_line(error)[:200]}"
+    return CheckpointError(f"{path} is damaged, or no file of torch's ({why})", _AGAIN)
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

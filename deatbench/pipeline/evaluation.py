@@ -18,6 +18,7 @@ from deatbench.engine.search import strict_float32
 from deatbench.engine.shards import Alone
 from deatbench.evidence import write_evaluation
 from deatbench.models import LoadedModel
+from deatbench.models.factory import blamed
 from deatbench.pipeline.machine import Machine, now
 from deatbench.pipeline.proof import proved
 from deatbench.pipeline.request import EvaluationRequest
@@ -60,9 +61,10 @@ def evaluate(
     same. Raises ConfigError if model, data and attacks do not fit, or another process is at it.
     """
     monitor, shards = monitor or Monitor(), shards or Alone()
-    task = make_task(model, data, threat, request, machine)
+    with blamed(model):
+        task = make_task(model, data, threat, request, machine)
     folder = machine.home.evaluations / ".unfinished" / task.record_id
-    with stopped_by_signals(), locked(folder) if shards.rank == 0 else nullcontext():
+    with stopped_by_signals(), locked(folder) if shards.rank == 0 else nullcontext(), blamed(model):
         progress = _progress(task, folder, request.fresh, monitor, shards)
         with strict_float32():
             flags = inspect_model(task.module, task.images, threat, device=machine.device)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deatbench.attacks.gradient import misclassified
 from deatbench.data import Images
 from deatbench.errors import MismatchError
 from deatbench.evidence import Archive, StoredImages
@@ -99,7 +100,7 @@ class Examiner:
         other_N = logits_NK.scatter(1, y_N[:, None], -torch.inf).amax(1)
         largest_N = logits_NK.abs().amax(1)
         near_N = ((true_N - other_N).abs() <= BORDERLINE * largest_N) & largest_N.isfinite()
-        return (logits_NK.argmax(1) == y_N).cpu().numpy(), near_N.cpu().numpy()
+        return (~misclassified(logits_NK, y_N)).cpu().numpy(), near_N.cpu().numpy()
 
     def _batches(self, indices_N: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
         batches = [indices_N[i : i + self.batch_size] for i in range(0, len(indices_N), self.batch_size)]

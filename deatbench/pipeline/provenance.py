@@ -44,7 +44,7 @@ def _beside(record: EvaluationRecord, path: Path, home: Home) -> tuple[str, Home
             return f"zoo:{run_id}", home
     raise MissingError(
         f"the model of {record.id} ({record.model.source}) is not found beside its record nor in {home.path}",
-        "name it: deatbench verify RECORD MODEL",
+        "name it behind the record: RECORD MODEL",
     )
 
 

@@ -63,8 +63,10 @@ class Task:
         """All that decides the verdicts, and how the work is cut up."""
         threat, settings = self.threat, self.settings
         members = [(attack.name, attack.members(threat.norm)) for attack in self.attacks]
+        code = {"code": self.model.code_sha256} if self.model.code_sha256 else {}
         return {
             "model": self.model_info.sha256,
+            **code,
             "checkpoint": self.model.training.checkpoint if self.model.training else None,
             "data": self.data.name,
             "n": len(self.images),

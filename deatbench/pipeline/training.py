@@ -15,6 +15,7 @@ from deatbench.data.augment import augment
 from deatbench.engine.checkpoint import load_state
 from deatbench.engine.distributed import Processes, share_equally
 from deatbench.engine.environment import environment, hardware_name
+from deatbench.engine.execution import Execution
 from deatbench.engine.further import further_weights
 from deatbench.engine.interruption import Interruption, Stopped, interruption
 from deatbench.engine.monitor import Monitor
@@ -63,6 +64,7 @@ def train(
         return folder
     data = load_dataset(config.dataset, machine.data_dir, val_fraction=config.val_fraction)
     # all that can be wrong is, before anything is written
+    Execution.from_environment()
     plan, state = prepare(config, data, machine.device, team)
     with ExitStack() as held, interruption() as stop:
         team.first(lambda: held.enter_context(folder.locked()))

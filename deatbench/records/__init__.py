@@ -18,7 +18,7 @@ from deatbench.records.evaluation import (
 from deatbench.records.network import ModelInfo, ModelSpec
 from deatbench.records.published import PublishedResult
 from deatbench.records.sweep import EpochSeries, MeasuredWeights, SweepPoint, SweepResult
-from deatbench.records.threat import Threat, parse_eps
+from deatbench.records.threat import Threat, check_radius, parse_eps
 from deatbench.records.training import Accuracies, EpochMetrics, Throughput, TrainingInfo, TrainingRecord
 from deatbench.records.verdicts import Metric, Samples, metrics_of, pack_bits, unpack_bits, wilson_interval
 from deatbench.records.verification import CheckResult, Outcome, RepeatedMetric, Reproduction, Verification
@@ -62,6 +62,7 @@ __all__ = [
     "TrainingInfo",
     "TrainingRecord",
     "Verification",
+    "check_radius",
     "digest_of",
     "metrics_of",
     "pack_bits",

@@ -42,3 +42,9 @@ def parse_eps(text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ConfigError(f"eps {text!r} must be greater than 0", "write it as 8/255 or 0.03")
     return value
+
+
+def check_radius(norm: str, text: str) -> None:
+    """Raises ConfigError where `parse_eps` does, and on an Linf radius that lets every pixel be anything."""
+    if parse_eps(text) > 1 and norm == "Linf":
+        raise ConfigError(f"eps {text!r} is more than pixels of [0, 1] can change in Linf", f"did you mean {text}/255?")

@@ -51,7 +51,7 @@ class Series:
 
 def choose_panels(names: Sequence[str]) -> list[Panel]:
     """Panels by name, or any other number of metrics.jsonl by its own. Raises UnknownNameError."""
-    fields = [name for name in EpochMetrics.model_fields if name != "epoch"]
+    fields = [name for name in EpochMetrics.model_fields if name != "epoch" and name not in PANELS]
     for name in names:
         if name not in PANELS and name not in fields:
             raise UnknownNameError("metric", name, [*PANELS, *fields], f"there are {', '.join([*PANELS, *fields])}")

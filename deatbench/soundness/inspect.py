@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from deatbench.attacks.borrow import mode
 from deatbench.attacks.gradient import InterruptedGradient, cross_entropy, input_gradient, margin
+from deatbench.attacks.rng import BatchRng
 from deatbench.data import Images
 from deatbench.records import Flag
 from deatbench.soundness.unbounded import unbounded_fails
@@ -44,6 +45,7 @@ def inspect_model(model: nn.Module, images: Images, threat: ThreatModel, *, devi
 def _inspect(model: nn.Module, x_NCHW: Tensor, y_N: Tensor, threat: ThreatModel) -> Iterator[Flag]:
     logits_NK = _forward(model, x_NCHW)
     yield from softmax_output(logits_NK)
+    yield from nonfinite_logits(model, x_NCHW, threat)
     randomised_model = list(randomised(model, x_NCHW, y_N, logits_NK))
     yield from randomised_model
     interrupted = list(interrupted_graph(model, x_NCHW, y_N))
@@ -62,6 +64,16 @@ def softmax_output(logits_NK: Tensor) -> Iterator[Flag]:
     sums_N = logits_NK.sum(1)
     if bool((logits_NK >= 0).all() and ((sums_N - 1).abs() <= PROBABILITY_SUM).all()):
         yield Flag(code="softmax_output", message="the model returns probabilities instead of logits")
+
+
+def nonfinite_logits(model: nn.Module, x_NCHW: Tensor, threat: ThreatModel) -> Iterator[Flag]:
+    """Inside the ball the network must answer with numbers: NaN counts as wrong, but stops attacks."""
+    generator = torch.Generator(x_NCHW.device).manual_seed(0)
+    near_NK = _forward(model, threat.random_start(x_NCHW, BatchRng(generator)))
+    nonfinite = int((~near_NK.isfinite().all(1)).sum())
+    if nonfinite:
+        message = f"beside {nonfinite} of {len(x_NCHW)} images, within eps, the model returns NaN or infinite logits"
+        yield Flag(code="nonfinite_logits", message=message)
 
 
 def randomised(model: nn.Module, x_NCHW: Tensor, y_N: Tensor, logits_NK: Tensor) -> Iterator[Flag]:

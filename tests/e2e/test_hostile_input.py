@@ -31,6 +31,22 @@ def nan():
     net = Net(1, 10)
     torch.nn.init.constant_(net.linear.bias, float("nan"))
     return net
+class InPlace(Net):
+    def forward(self, x):
+        x *= 2
+        return super().forward(x)
+def in_place(): return InPlace(1, 10)
+class Rounded(Net):
+    def forward(self, x):
+        return super().forward(x).round().long()
+def rounded(): return Rounded(1, 10)
+class Late(Net):
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            raise ArithmeticError("not with gradients")
+        return super().forward(x)
+def late(): return Late(1, 10)
+def nowhere(): return Net(1, 10).to("meta")
 """
 
 
@@ -102,6 +118,8 @@ EVAL = ("eval", "./net.py:grey", "--dataset", "digits", "--eps", "0.1", "--n", "
         (2, ["L3"], ("--set", "threat.norm=L3")),
         (2, ["exclude each other"], ("--resume", "--fresh")),
         (2, ["device", "gpu"], ("--device", "gpu")),
+        (2, ["--threads 99999", "cores"], ("--threads", "99999")),
+        (2, ["eps '8'", "did you mean 8/255"], ("--set", "threat.eps=8")),
         (4, ["no folder nowhere"], ("--data-dir", "nowhere")),
         (4, ["cifar10", "cache", "--dataset digits"], ("--dataset", "cifar10")),
     ],
@@ -125,6 +143,9 @@ def test_run_refuses(code: int, words: list[str], changes: tuple[str, ...], refu
         (2, ["-8/255", "greater than 0"], ("--eps", "-8/255")),
         (2, ["nan"], ("--eps", "nan")),
         (2, ["eps"], ("--eps", "0")),
+        (2, ["eps '8'", "did you mean 8/255"], ("--eps", "8")),
+        (2, ["eps '4'", "did you mean 4/255"], ("--eps-sweep", "2/255,4")),
+        (2, ["--arch is for weight files"], ("--arch", "vgg16")),
         (2, ["digitz", "did you mean digits"], ("--dataset", "digitz")),
         (4, ["mnist", "DEATBENCH_OFFLINE", "--dataset digits"], ("--dataset", "mnist")),
         (2, ["--set"], ("--set", "arch.width=1")),
@@ -145,10 +166,37 @@ def test_eval_refuses(code: int, words: list[str], changes: tuple[str, ...], ref
         ("image", 2, ["logits"]),
         ("nan", 1, ["NaN"]),
         ("gray", 4, ["did you mean grey"]),
+        ("in_place", 2, ["net.py:20: RuntimeError", "in-place"]),
+        ("rounded", 2, ["torch.int64", "logits"]),
+        ("late", 2, ["net.py:30", "ArithmeticError: not with gradients"]),
+        ("nowhere", 2, ["net.py:nowhere", "NotImplementedError", "meta"]),
     ],
 )
 def test_models_that_do_not_fit(factory: str, code: int, words: list[str], refused) -> None:  # type: ignore[no-untyped-def]
     refused(code, words, "eval", f"./net.py:{factory}", *EVAL[2:])
+
+
+def test_a_faulty_switch_of_the_step(refused, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("DEATBENCH_STEP", "compile=perhaps")
+    refused(2, ["DEATBENCH_STEP", "compile=perhaps", "known"], *RUN)
+
+
+def test_another_network_in_the_same_file_is_another_evaluation(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its weights are the same, so that nothing else would tell the verdicts of the one from the other's."""
+    (home / "net.py").write_text(f"torch = __import__('torch')\ntorch.manual_seed(0)\n{NET}")
+    assert call(capsys, *EVAL).code == 0
+    (home / "net.py").write_text((home / "net.py").read_text().replace("mean((2, 3))", "amax((2, 3))"))
+    assert call(capsys, *EVAL).code == 0
+    records = [json.loads(path.read_text()) for path in (home / "evaluations").glob("*.json")]
+    assert len({record["id"] for record in records}) == len(records) == 2
+    assert len({record["model"]["sha256"] for record in records}) == 1
+
+
+@pytest.mark.parametrize("stdout", [">&-", "> /dev/full"])
+def test_an_output_that_takes_nothing(stdout: str, home: Path) -> None:
+    command = f"{sys.executable} -m deatbench ls archs {stdout}"
+    done = subprocess.run(["sh", "-c", command], env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) in [(0, ""), (1, "error: the output: No space left on device\n")]
 
 
 def test_foreign_models_need_a_dataset_and_an_eps(refused) -> None:  # type: ignore[no-untyped-def]
@@ -209,7 +257,7 @@ def test_cuda_without_cuda(refused) -> None:  # type: ignore[no-untyped-def]
 def test_output_folders_that_cannot_be_written(home: Path, refused) -> None:  # type: ignore[no-untyped-def]
     (home / "file").write_text("in the way")
     for command in ((*RUN, "--out", "file"), ("--home", "file/below", *RUN), (*EVAL, "--out", "file")):
-        refused(1, ["file", "not a folder", "--out"], *command)
+        refused(1, ["file", "not a folder", "choose another place"], *command)
     refused(4, ["no folder file"], "leaderboard", "build", "--home", "file")
     (home / "full").mkdir()
     (home / "full" / "leaderboards").write_text("in the way")

@@ -78,6 +78,16 @@ def test_a_dry_run_counts_and_writes_nothing(mixed: Path, ended: object, capsys:
     assert {path: path.read_bytes() for path in files(mixed)} == before
 
 
+def test_a_report_that_nobody_writes_is_refused_before_the_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "typo.yaml").write_text(TINY + "axes: {seed: [0]}\nreport: tabel2\n")
+    done = call(capsys, "sweep", tmp_path / "typo.yaml", "--home", tmp_path / "home", "--dry-run")
+    assert (done.code, done.out) == (2, "")
+    assert "unknown report 'tabel2' (did you mean table2?" in done.err
+    assert not (tmp_path / "home").exists()
+
+
 def test_thousands_of_runs_are_not_timed_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seeds = f"  seed: {list(range(500))}\n"
     (tmp_path / "many.yaml").write_text(TINY + f"axes:\n{seeds}  optimizer.lr: [0.01, 0.02, 0.03, 0.04]\n")

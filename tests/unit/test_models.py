@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import sys
 import warnings
@@ -151,6 +152,7 @@ def test_our_own_file_needs_nothing_else(load: Load, tmp_path: Path) -> None:
     model = load("net.safetensors")
     assert weights_sha256(model.module) == weights_sha256(net)
     assert (model.arch, model.params, model.source) == ("resnet8", {"width": 0.25}, "net.safetensors")
+    fails(load, ConfigError, "says itself", "leave out --arch", text="net.safetensors", spec=SPEC)
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model_state_dict", "net"])
@@ -203,6 +205,17 @@ def test_a_refusal_names_what_was_refused(load: Load, tmp_path: Path) -> None:
     fails(load, CheckpointError, "exec", "refused", text="evil.pt", spec=SPEC)
     (tmp_path / "whole.pt").write_bytes(saved(nn.Linear(2, 2)))
     fails(load, CheckpointError, "torch.nn.modules.linear.Linear", "state_dict", text="whole.pt", spec=SPEC)
+
+
+def test_no_refusal_advises_to_run_the_code(load: Load, tmp_path: Path) -> None:
+    """As torch does of pickles that are no files of its own."""
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"weight": [1.0]}))
+    (tmp_path / "text.pt").write_text("# a readme\n")
+    for name in ("pickle.pt", "text.pt"):
+        with pytest.raises(CheckpointError) as refusal:
+            load(name, spec=SPEC)
+        assert "weights_only" not in str(refusal.value)
+        assert name in str(refusal.value)
 
 
 def test_torchscript_is_a_program(load: Load, tmp_path: Path) -> None:
@@ -273,6 +286,20 @@ def test_a_factory_in_a_file(load: Load, tmp_path: Path) -> None:
     assert (model.name, model.arch, model.source) == ("my-net", "Linear", "my.py:net")
     assert load(tmp_path / "my.py:net").source == "my.py:net"
     assert str(tmp_path) not in sys.path
+
+
+def test_the_code_of_a_factory_is_known_by_its_files(load: Load, tmp_path: Path) -> None:
+    """Its own, and what it imports from beside; a file that it does not use is nobody's business."""
+    codes = []
+    for size, name, other in ((64, "net", 1), (64, "net", 2), (640, "net", 2), (640, "nett", 2)):
+        (tmp_path / "sizes.py").write_text(f"size = {size}\n")
+        (tmp_path / "unused.py").write_text(f"x = {other}\n")
+        source = f"import torch, sizes\ndef net(): return torch.nn.Linear(sizes.size, 10)\n{name} = net\n"
+        (tmp_path / "coded.py").write_text(source)
+        sys.modules.pop("sizes", None)
+        codes.append(load("./coded.py:net").code_sha256)
+    assert codes[0] == codes[1]
+    assert len(set(codes)) == 3
 
 
 def test_a_factory_in_a_module(load: Load) -> None:

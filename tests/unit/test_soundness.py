@@ -45,6 +45,14 @@ class Defence(nn.Module):
         self.net = net
 
 
+class Speechless(Defence):
+    """No answer but for images of whole pixel values, as test sets have them."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        whole_N = ((x_NCHW * 255 - (x_NCHW * 255).round()).abs() < 1e-3).flatten(1).all(1)
+        return torch.where(whole_N[:, None], self.net(x_NCHW), torch.nan)
+
+
 class Quantised(Defence):
     """Three bits a pixel; rounding has no gradient."""
 
@@ -183,6 +191,7 @@ def images(digits: Dataset) -> Images:
         (RandomGradient, "false_gradient"),
         (FlippedGradient, "false_gradient"),
         (Softmax, "softmax_output"),
+        (Speechless, "nonfinite_logits"),
         (Randomised, "randomised"),
         (BatchStatistics, "batch_dependent"),
     ],
@@ -191,6 +200,13 @@ def test_broken_defences_are_flagged(
     standard_net: nn.Module, images: Images, defence: Callable[[nn.Module], nn.Module], code: str
 ) -> None:
     assert code in codes(defence(standard_net), images)
+
+
+def test_no_answer_is_no_defence(standard_net: nn.Module, images: Images) -> None:
+    """Of images of class 0, too, for which the largest of ten NaN would pass."""
+    done = evaluate(Speechless(standard_net), images, LINF, [make_attack("gaussian-noise")])
+    assert done.clean_N.mean() > 0.9
+    assert done.robust["gaussian-noise"].sum() == 0
 
 
 @pytest.mark.parametrize("defence", [Quantised, Loud, RandomGradient, FlippedGradient])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MEANINGS = {
     "softmax_output": "Logits that saturate hide the gradient from attacks, so that a number can be too high.",
+    "nonfinite_logits": "NaN is counted as a wrong answer, but attacks stop there: the number says little either way.",
     "randomised": "An attack that asks once hits by luck; such a model has to be attacked in expectation.",
     "batch_dependent": "What an image is taken for then depends on its neighbours, and no verdict holds by itself.",
     "interrupted_graph": "Attacks that follow the gradient cannot work here: only those that ask for answers count.",

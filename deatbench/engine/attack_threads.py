@@ -3,6 +3,8 @@
 An attack in eval mode treats each image by itself. A thread that takes some images through the whole attack waits for
 nobody; threads that part every tensor meet after every operation, and have the narrow products of winograd.py to part.
 The draws are those of the whole batch, so that the result is too, up to rounding.
+
+Small networks stay with the latter: their operations are so short that threads would wait for python's interpreter.
 """
 
 from __future__ import annotations
@@ -17,19 +19,19 @@ from deatbench.engine.interruption import Stopped
 from deatbench.methods import Batch, Method
 from deatbench.methods.base import Inner
 
-FEWEST = 8  # images of a thread
+LEAST_FLOPS = 10**9  # of a thread's share of one forward pass: some 10 ms
 
 
 class AttackThreads:
-    """As many threads as torch has now."""
+    """As many threads as torch has now, for a network of so many FLOP for an image."""
 
-    def __init__(self) -> None:
-        self.count = torch.get_num_threads()
+    def __init__(self, flops: int) -> None:
+        self.count, self.flops = torch.get_num_threads(), flops
         self._pool = ThreadPoolExecutor(self.count, initializer=torch.set_num_threads, initargs=(1,))
 
     def divide(self, images: int) -> bool:
         """Whether a batch of so many images is worth parting."""
-        return self.count > 1 and images % self.count == 0 and images >= FEWEST * self.count
+        return self.count > 1 and images % self.count == 0 and images // self.count * self.flops >= LEAST_FLOPS
 
     def perturb(self, method: Method, search: nn.Module, batch: Batch, inner: Inner) -> Tensor:
         """As `method.perturb`, which may write into its rows of the batch's memory.

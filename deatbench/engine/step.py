@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from deatbench.archs.build import count_flops
 from deatbench.attacks.borrow import mode
 from deatbench.attacks.rng import BatchRng
 from deatbench.engine.attack_threads import AttackThreads
@@ -68,7 +69,7 @@ class Step:
         self._inner = plan.inner
         graph = self.cuda if self.execution.graph == "auto" else self.execution.graph != "off"
         self._graph = alone and graph and capturable(state.optimizer, self.cuda)
-        self._threads = None if self.cuda or self._graph else AttackThreads()
+        self._threads: AttackThreads | None = None
         self._long = plan.method.replays > 1 or (plan.method.adversarial and plan.inner.bn_mode == "train")
         self._generator = torch.Generator(device=plan.device)
         self._stream = torch.cuda.Stream(plan.device) if self.cuda else None
@@ -84,6 +85,8 @@ class Step:
                 state.memory = self.plan.method.memory(x_NCHW.contiguous(memory_format=torch.channels_last))
             if not self._ready:
                 self.forms.prepare(self._batch(x_NCHW, y_N))
+                if not self.cuda and not self._graph:
+                    self._threads = AttackThreads(count_flops(state.model, (1, *x_NCHW.shape[1:])))
                 self._ready = True
             rank = self.plan.processes.rank  # for what the network itself draws: other rows, other numbers
             seed_everything(seed, f"step/{rank}" if rank else "step", position)

@@ -405,10 +405,9 @@ def test_threads_that_part_a_batch_find_what_one_finds(method: str, digits: Data
     plan, state = make(digits, method, "preact_resnet18")
     form, found = AttackForm(state.model), []
     x_NCHW, y_N = batches(digits, 1)[0]
-    for threads in (None, AttackThreads()):
+    for threads in (None, AttackThreads(10**9)):
         generator = torch.Generator().manual_seed(3)
         batch = Batch(x_NCHW, y_N, BatchRng(generator), memory=plan.method.memory(x_NCHW))
-        assert AttackThreads().divide(len(y_N))
         run = plan.method.perturb if threads is None else partial(threads.perturb, plan.method)
         x_adv_NCHW = run(form, batch, plan.inner)
         found.append((x_adv_NCHW, batch.memory, torch.rand(4, generator=generator)))
@@ -420,11 +419,21 @@ def test_threads_that_part_a_batch_find_what_one_finds(method: str, digits: Data
 
 
 def test_a_batch_that_cannot_be_parted_is_left_whole() -> None:
-    threads = AttackThreads()
+    threads = AttackThreads(10**8)
     threads.count = 2
-    assert [threads.divide(n) for n in (15, 16, 17, 18, 8)] == [False, True, False, True, False]
+    assert [threads.divide(n) for n in (19, 20, 21, 22, 18)] == [False, True, False, True, False]
     threads.count = 1
     assert not threads.divide(64)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_step_with_threads_takes_the_course_of_one_without(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = []
+    for least in (10**12, 1):
+        monkeypatch.setattr("deatbench.engine.attack_threads.LEAST_FLOPS", least)
+        losses.append(stepped(*make(digits, "deat", "preact_resnet18"), 20))
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1][:3] == pytest.approx(losses[0][:3], rel=1e-3)
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -443,7 +452,7 @@ def test_who_stops_waiting_for_the_threads_stops_them(digits: Dataset) -> None:
     x_NCHW, y_N = batches(digits, 1)[0]
     inner = replace(plan.inner, steps=1000)
     with pytest.raises(Stopped):
-        AttackThreads().perturb(plan.method, Signalled(), Batch(x_NCHW, y_N, BatchRng(torch.Generator())), inner)
+        AttackThreads(1).perturb(plan.method, Signalled(), Batch(x_NCHW, y_N, BatchRng(torch.Generator())), inner)
     seen = len(asked)
     time.sleep(0.2)
     assert len(asked) == seen < 1000

@@ -35,7 +35,7 @@ from deatbench.threats import ThreatModel
 
 T = TypeVar("T")
 Draws = Literal["own", "published"]
-FEWEST = 8  # images of a unit, below which a batch is too small to be worth a unit of its own
+FEWEST = 2  # images of a unit: one alone leaves of its batch too little for a core
 NOTHING_KEPT = np.empty(0, dtype=np.float32)
 OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 

@@ -20,6 +20,7 @@ from deatbench.methods import Batch, Method
 from deatbench.methods.base import Inner
 
 LEAST_FLOPS = 10**9  # of a thread's share of one forward pass: some 10 ms
+FEWEST = 16  # images of a thread; with fewer, on many cores, each would fetch all weights for little
 
 
 class AttackThreads:
@@ -31,7 +32,8 @@ class AttackThreads:
 
     def divide(self, images: int) -> bool:
         """Whether a batch of so many images is worth parting."""
-        return self.count > 1 and images % self.count == 0 and images // self.count * self.flops >= LEAST_FLOPS
+        each, left = divmod(images, self.count)
+        return self.count > 1 and not left and each >= FEWEST and each * self.flops >= LEAST_FLOPS
 
     def perturb(self, method: Method, search: nn.Module, batch: Batch, inner: Inner) -> Tensor:
         """As `method.perturb`, which may write into its rows of the batch's memory.

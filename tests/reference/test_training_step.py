@@ -419,19 +419,28 @@ def test_threads_that_part_a_batch_find_what_one_finds(method: str, digits: Data
 
 
 def test_a_batch_that_cannot_be_parted_is_left_whole() -> None:
-    threads = AttackThreads(10**8)
+    threads = AttackThreads(10**7)
     threads.count = 2
-    assert [threads.divide(n) for n in (19, 20, 21, 22, 18)] == [False, True, False, True, False]
+    assert [threads.divide(n) for n in (198, 199, 200, 201, 202)] == [False, False, True, False, True]
+    threads.flops = 10**9
+    assert [threads.divide(n) for n in (30, 32)] == [False, True]
     threads.count = 1
-    assert not threads.divide(64)
+    assert not threads.divide(200)
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_a_step_with_threads_takes_the_course_of_one_without(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = []
-    for least in (10**12, 1):
-        monkeypatch.setattr("deatbench.engine.attack_threads.LEAST_FLOPS", least)
+    losses, asked, perturb = [], [], AttackThreads.perturb
+
+    def counting(*arguments: Any) -> Tensor:
+        asked.append(arguments)
+        return perturb(*arguments)
+
+    monkeypatch.setattr(AttackThreads, "perturb", counting)
+    for parts in (False, True):
+        monkeypatch.setattr(AttackThreads, "divide", lambda self, images, parts=parts: parts)
         losses.append(stepped(*make(digits, "deat", "preact_resnet18"), 20))
+    assert len(asked) == 20
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1][:3] == pytest.approx(losses[0][:3], rel=1e-3)
 

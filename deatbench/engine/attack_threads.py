@@ -10,7 +10,7 @@ Small networks stay with the latter: their operations are so short that threads 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import torch
 from torch import Tensor, nn
@@ -38,18 +38,21 @@ class AttackThreads:
     def perturb(self, method: Method, search: nn.Module, batch: Batch, inner: Inner) -> Tensor:
         """As `method.perturb`, which may write into its rows of the batch's memory.
 
-        What interrupts the wait interrupts the threads, too: at their next pass.
+        What interrupts the wait interrupts the threads, too, at their next pass; so does what one of them raises.
         """
         heeding = _Heeding(search)
         shares = [batch.share(k, self.count) for k in range(self.count)]
         futures = [self._pool.submit(method.perturb, heeding, share, inner) for share in shares]
         try:
-            parts = [future.result() for future in futures]
+            wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             heeding.stopping.set()
             wait(futures)
+        for error in (future.exception() for future in futures):
+            if error is not None and not isinstance(error, Stopped):  # what made the others stop
+                raise error
         batch.rng.follow(shares[0].rng)
-        return torch.cat(parts)
+        return torch.cat([future.result() for future in futures])
 
 
 class _Heeding(nn.Module):

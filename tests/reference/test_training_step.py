@@ -446,22 +446,23 @@ def test_a_step_with_threads_takes_the_course_of_one_without(digits: Dataset, mo
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_who_stops_waiting_for_the_threads_stops_them(digits: Dataset) -> None:
-    """A signal: no thread may be at work any more when the state is saved."""
+@pytest.mark.parametrize("error", [Stopped, ArithmeticError])
+def test_what_ends_one_thread_ends_all(error: type[BaseException], digits: Dataset) -> None:
+    """No thread may be at work any more when the state is saved, and the first error is the one that is told."""
     plan, state = make(digits, "pgd-at", "resnet8")
     asked = []
 
-    class Signalled(nn.Module):
+    class Failing(nn.Module):
         def forward(self, x_NCHW: Tensor) -> Tensor:
             asked.append(len(x_NCHW))
             if len(asked) == 3:
-                raise Stopped
+                raise error
             return state.model(x_NCHW)
 
     x_NCHW, y_N = batches(digits, 1)[0]
     inner = replace(plan.inner, steps=1000)
-    with pytest.raises(Stopped):
-        AttackThreads(1).perturb(plan.method, Signalled(), Batch(x_NCHW, y_N, BatchRng(torch.Generator())), inner)
+    with pytest.raises(error):
+        AttackThreads(1).perturb(plan.method, Failing(), Batch(x_NCHW, y_N, BatchRng(torch.Generator())), inner)
     seen = len(asked)
     time.sleep(0.2)
     assert len(asked) == seen < 1000

@@ -81,8 +81,9 @@ def _code_sha256(module: ModuleType, network: nn.Module) -> str:
 
 
 def _file(module: ModuleType | None) -> Path | None:
-    named = Path(getattr(module, "__file__", None) or "")  # of some modules it is a bare name
-    return named.resolve() if named.is_absolute() and named.is_file() else None
+    named = getattr(module, "__file__", None)
+    path = Path(named if isinstance(named, str) else "")  # of some modules it is a bare name, of others nothing
+    return path.resolve() if path.is_absolute() and path.is_file() else None
 
 
 def _installed(path: Path) -> bool:

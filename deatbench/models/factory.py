@@ -70,12 +70,11 @@ def _code_sha256(module: ModuleType, network: nn.Module) -> str:
 
     Weights alone do not say which function they are weights of.
     """
-    own = Path(module.__file__ or "").resolve()
-    beside = {
-        path for known in list(sys.modules.values()) if (path := _file(known)) and path.is_relative_to(own.parent)
-    }
+    own = _file(module)
+    loaded = {path for known in list(sys.modules.values()) if (path := _file(known))}
+    beside = {path for path in loaded if own is not None and path.is_relative_to(own.parent)}
     classes = {path for part in network.modules() if (path := _file(sys.modules.get(type(part).__module__)))}
-    mine = {own} | {path for path in beside | classes if path.suffix == ".py" and not _installed(path)}
+    mine = {path for path in beside | classes if path.suffix == ".py" and not _installed(path)}
     digests = sorted(hashlib.sha256(path.name.encode() + b"\0" + path.read_bytes()).hexdigest() for path in mine)
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 

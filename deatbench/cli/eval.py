@@ -174,10 +174,17 @@ def _measure(
             surrogate = load_named(asked.surrogate, machine, asked.checkpoint, asked.arch, asked.overrides, data)
             surrogate.module.to(machine.device)
             request = replace(request, surrogate=surrogate)
+        _check_arch(asked.arch, *filter(None, (loaded, request.surrogate)))
         with make_monitor() as monitor:
             done = pipeline.evaluate(loaded, data, threat, request, machine, monitor=monitor, shards=shards(team))
         path = done.write(folders) if team.rank == 0 else folders[0]
     return done.record, path, done.interrupted
+
+
+def _check_arch(arch: str | None, *models: LoadedModel) -> None:
+    """Raises ConfigError where --arch names none of the networks: they say themselves what they are."""
+    if arch is not None and all(model.arch != arch for model in models):
+        raise ConfigError(f"--arch {arch}: {models[0].source} is a {models[0].arch}", "leave out --arch")
 
 
 def _request(asked: Asked) -> EvaluationRequest:

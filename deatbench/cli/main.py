@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from deatbench import __version__
 from deatbench.cli.lazy import LazyGroup
 from deatbench.errors import DeatbenchError
 
-OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA out of memory")  # torch's words for it
+OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 COMMANDS = {
     "run": "deatbench.cli.run:run",
     "train": "deatbench.cli.train:train",
@@ -89,9 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return 1
     except OSError as error:
-        if error.filename is None:
-            _silence_stdout()  # it is what cannot be written
-        return _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1, debug)
+        if error.errno == errno.ENOSPC and error.filename is None:
+            _silence_stdout()  # it may be what is full, and would be flushed again
+        return _fail(f"{error.filename or type(error).__name__}: {error.strerror or error}", 1, debug)
     except Exception as error:
         if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
             return _fail("out of memory", 1, debug, " (a smaller network, or a smaller batch)")

@@ -10,7 +10,7 @@ Small networks stay with the latter: their operations are so short that threads 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,10 @@ class AttackThreads:
         """
         heeding = _Heeding(search)
         shares = [batch.share(k, self.count) for k in range(self.count)]
-        futures = [self._pool.submit(method.perturb, heeding, share, inner) for share in shares]
+        futures: list[Future[Tensor]] = []
         try:
+            for share in shares:
+                futures.append(self._pool.submit(method.perturb, heeding, share, inner))
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             heeding.stopping.set()

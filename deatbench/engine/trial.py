@@ -162,16 +162,16 @@ class Trial:
     def _in_pieces(self, indices: Tensor, work: Callable[[Tensor, bool], T], *, can_shrink: bool) -> list[T]:
         """What `work` makes of as many images at a time as memory holds; it is told whether these are all."""
         while True:
-            pieces = indices.split(self.at_once)
+            size = min(len(indices), self.at_once if can_shrink else len(indices))
+            pieces = indices.split(max(1, size))
             try:
                 return [work(piece, len(pieces) == 1) for piece in pieces]
             except RuntimeError as error:
-                size = min(len(indices), self.at_once)
                 if not _is_out_of_memory(error) or size == 1:
                     raise
                 if not can_shrink:
                     raise DeatbenchError(f"out of memory at {size} images", "lower --batch-size") from error
-                self.at_once = size // 2
+                self.at_once = min(self.at_once, size // 2)  # another thread may have been here
                 self.monitor.note(f"out of memory at {size} images; going on with {self.at_once} at a time")
             if self.device.type == "cuda":  # out here nothing holds on to what the failed try had allocated
                 torch.cuda.empty_cache()

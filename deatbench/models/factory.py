@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from deatbench.errors import ConfigError, DeatbenchError, MissingError
 from deatbench.models.loaded import LoadedModel, first_line, identifier
 from deatbench.models.request import ModelRequest
 
+MODULE = "deatbench_model_"  # and the name of a factory's file
 PACKAGE = Path(__file__).resolve().parents[1]
 RESERVED = ("zoo", "robustbench", "timm")
 
@@ -71,10 +73,13 @@ def _code_sha256(module: ModuleType, network: nn.Module) -> str:
     Weights alone do not say which function they are weights of.
     """
     own = _file(module)
-    loaded = {path for known in list(sys.modules.values()) if (path := _file(known))}
+    others = [name for name in sys.modules if name.startswith(MODULE) or name == "__main__"]  # not what this one uses
+    loaded = {path for name, known in list(sys.modules.items()) if name not in others and (path := _file(known))}
     beside = {path for path in loaded if own is not None and path.is_relative_to(own.parent)}
     classes = {path for part in network.modules() if (path := _file(sys.modules.get(type(part).__module__)))}
-    mine = {path for path in beside | classes if path.suffix == ".py" and not _installed(path)}
+    mine = {
+        path for path in beside | classes | ({own} if own else set()) if path.suffix == ".py" and not _installed(path)
+    }
     digests = sorted(hashlib.sha256(path.name.encode() + b"\0" + path.read_bytes()).hexdigest() for path in mine)
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
@@ -87,8 +92,9 @@ def _file(module: ModuleType | None) -> Path | None:
 
 def _installed(path: Path) -> bool:
     """Whether a file is python's, a library's or deatbench's own: their versions are on record."""
-    folders = (PACKAGE, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve())
-    return any(map(path.is_relative_to, folders)) or not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+    python = (Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    libraries = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+    return libraries or any(map(path.is_relative_to, (PACKAGE, *python)))
 
 
 @contextlib.contextmanager
@@ -106,7 +112,7 @@ def _importable(folder: Path) -> Iterator[None]:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise MissingError(f"no file {path}")
-    spec = importlib.util.spec_from_file_location(f"deatbench_model_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{MODULE}{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
@@ -137,7 +143,9 @@ def blamed(model: LoadedModel) -> Iterator[None]:
     except (DeatbenchError, torch.OutOfMemoryError, MemoryError, OSError):
         raise
     except Exception as error:
-        if model.code_sha256 is None:
+        innermost = traceback.extract_tb(error.__traceback__)[-1].filename
+        ours = model.code_sha256 is None or Path(innermost).is_relative_to(PACKAGE)
+        if ours or "DefaultCPUAllocator: " in str(error):
             raise
         _raise_located(error, model.source)
 

@@ -26,8 +26,6 @@ def load_model(request: ModelRequest) -> LoadedModel:
         raise ConfigError(f"MODEL {request.text!r} can be read as {both}", "name one of them in full")
     if not readings:
         raise _unknown(request)
-    if request.spec is not None and readings[0][0] is not weight_file:
-        raise ConfigError(f"--arch is for weight files: {readings[0][1]} brings its own", "leave it out")
     model = readings[0][0].load(request)
     with factory.blamed(model):
         model.module.to(request.device).eval()

@@ -41,8 +41,6 @@ def load(request: ModelRequest) -> LoadedModel:
         raise MissingError(f"no file {path}")
     if path.suffix == ".safetensors":
         made_by = _run_of(path)
-        if (made_by is not None or _is_ours(path)) and request.spec is not None:
-            raise ConfigError(f"{path} says itself which architecture it holds", "leave out --arch")
         if made_by is not None:
             return trained_model(*made_by, request.device)
         if _is_ours(path):

@@ -47,4 +47,5 @@ def parse_eps(text: str) -> float:
 def check_radius(norm: str, text: str) -> None:
     """Raises ConfigError where `parse_eps` does, and on an Linf radius that lets every pixel be anything."""
     if parse_eps(text) > 1 and norm == "Linf":
-        raise ConfigError(f"eps {text!r} is more than pixels of [0, 1] can change in Linf", f"did you mean {text}/255?")
+        hint = "" if "/" in text else f"did you mean {text.strip()}/255?"
+        raise ConfigError(f"eps {text!r} is more than pixels of [0, 1] can change in Linf", hint)

@@ -458,7 +458,7 @@ def test_a_stranger_s_record_runs_no_code(
     assert record.model.source == "net.py:net"
     done = call(capsys, "verify", f"out/{record.id}.json")
     assert done.code == 4
-    assert "name it: deatbench verify RECORD MODEL" in done.err
+    assert "name it behind the record: RECORD MODEL" in done.err
     assert not (home / "loaded").exists()
 
 

@@ -226,7 +226,7 @@ def _read(path: Path) -> dict[str, str]:
 def _outcome_of(path: Path, run_id: str) -> Outcome:
     try:
         told = parse_json(path.read_text(encoding="utf-8"), str(path))
-        error, trace, lasting = told["error"], told["trace"], told["lasting"]
+        error, trace, lasting = told["error"], told["trace"], told.get("lasting", False)
     except (OSError, ConfigError, TypeError, KeyError) as unreadable:
         return Outcome(run_id, f"{path} tells no outcome: {unreadable}")
     return Outcome(run_id, None if error is None else str(error), str(trace), bool(lasting))

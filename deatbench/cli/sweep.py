@@ -155,7 +155,9 @@ def _tell(name: str, ledger: Ledger, standing: Standing, as_json: bool) -> None:
     if standing.failed:
         message = f"{len(standing.failed)} of {standing.runs} runs failed; the others are finished"
         if all(failure.lasting for failure in standing.failed.values()):
-            hint = f"they would fail alike again: {ledger.failures} says why; without its file there a run is tried anew"
+            hint = (
+                f"they would fail alike again: {ledger.failures} says why; without its file there a run is tried anew"
+            )
             raise DeatbenchError(message, hint)
         again = f"deatbench sweep {shlex.quote(name)} tries again what may go well"
         raise DeatbenchError(message, f"{again}, {ledger.failures} says why")

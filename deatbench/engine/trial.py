@@ -35,7 +35,6 @@ from deatbench.threats import ThreatModel
 
 T = TypeVar("T")
 Draws = Literal["own", "published"]
-FEWEST = 2  # images of a unit: one alone leaves of its batch too little for a core
 NOTHING_KEPT = np.empty(0, dtype=np.float32)
 OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
@@ -131,7 +130,7 @@ class Trial:
             return indices.split(self.settings.batch_size)  # batches are part of the published code's result
         size = max(1, self.settings.batch_size // member.rows(self.num_classes))
         if self.parallel(member):  # work for everybody, also where few images are left
-            size = min(size, max(FEWEST, -(-len(indices) // self.settings.workers)))
+            size = min(size, -(-len(indices) // self.settings.workers))
         return indices.split(size)
 
     def parallel(self, member: Attack) -> bool:

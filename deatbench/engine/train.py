@@ -48,8 +48,6 @@ def fit(
     configuration's guard says to stop, or nothing else is left to do, DeatbenchError when the end cannot be written.
     """
     epochs = plan.config.epochs
-    if plan.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(plan.device)  # of runs before this one in this process
     monitor.start("train", epochs * plan.batches_per_epoch)
     monitor.advance(plan.position(state))
     _check_alike(state, plan)
@@ -105,6 +103,12 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def forget_peak(device: torch.device) -> None:
+    """Leave out of `peak_bytes` what runs before this one held on the device, in the same process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _load(state: TrainState, plan: Plan) -> str:

@@ -22,7 +22,7 @@ from deatbench.engine.monitor import Monitor
 from deatbench.engine.plan import Plan
 from deatbench.engine.seeding import seed_everything
 from deatbench.engine.state import TrainState
-from deatbench.engine.train import fit
+from deatbench.engine.train import fit, forget_peak
 from deatbench.engine.validation import chosen, measure_module
 from deatbench.errors import InterruptedRun
 from deatbench.methods import METHODS
@@ -75,6 +75,7 @@ def train(
         if team.rank == 0:
             trackers.start(config.run_id, config.model_dump(mode="json"), folder.path)
         try:
+            forget_peak(plan.device)
             fit(state, plan, folder, stop, monitor, trackers.epoch if team.rank == 0 else lambda metrics: None)
         finally:
             trackers.finish()

@@ -33,10 +33,7 @@ LOCK_SECONDS = 1.0  # `status` holds the lock for a moment to see whether it is 
 
 
 class Failure(Record):
-    """The last failed attempt of a run; `error` is one line, `trace` the end of the traceback.
-
-    `lasting`: another attempt would end alike, and is not made.
-    """
+    """The last failed attempt, in one line and the end of its traceback; after a `lasting` one no other is made."""
 
     schema_version: Literal[1] = 1
     run_id: Identifier
@@ -195,8 +192,8 @@ class Ledger:
     def fail(self, run_id: str, error: str, trace: str, *, lasting: bool) -> Failure:
         """Write down a failed attempt."""
         path = self.failures / f"{run_id}.json"
-        before = read_record(path, Failure).attempts if path.is_file() else 0
-        failure = Failure(run_id=run_id, attempts=before + 1, error=error, trace=trace, lasting=lasting)
+        attempts = 1 + (read_record(path, Failure).attempts if path.is_file() else 0)
+        failure = Failure(run_id=run_id, attempts=attempts, error=error, trace=trace, lasting=lasting)
         write_record(path, failure)
         return failure
 

@@ -192,11 +192,13 @@ def test_another_network_in_the_same_file_is_another_evaluation(home: Path, caps
     assert len({record["model"]["sha256"] for record in records}) == 1
 
 
-@pytest.mark.parametrize("stdout", [">&-", "> /dev/full"])
-def test_an_output_that_takes_nothing(stdout: str, home: Path) -> None:
+@pytest.mark.parametrize(
+    ("stdout", "code", "said"), [(">&-", 0, ""), ("> /dev/full", 1, "error: OSError: No space left on device\n")]
+)
+def test_an_output_that_takes_nothing(stdout: str, code: int, said: str, home: Path) -> None:
     command = f"{sys.executable} -m deatbench ls archs {stdout}"
     done = subprocess.run(["sh", "-c", command], env=environment(), capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) in [(0, ""), (1, "error: OSError: No space left on device\n")]
+    assert (done.returncode, done.stderr) == (code, said)
 
 
 def test_foreign_models_need_a_dataset_and_an_eps(refused) -> None:  # type: ignore[no-untyped-def]

@@ -11,11 +11,13 @@ for 32 × 32 images, and most layers on 8 × 8 ones, are such. Backward is the t
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from deatbench.engine.vjp import Pull
 
 Pair = tuple[int, ...]  # height, width
 Key = tuple[Pair, int, int, int | None]
@@ -31,14 +33,18 @@ class DenseConv:
         self.stride, self.padding = stride, padding
         self._made: tuple[Key, Tensor, Tensor | None] | None = None
 
-    def __call__(self, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """As F.conv2d, differentiable by `x_NCHW` alone; channels last."""
-        n, size = len(x_NCHW), tuple(x_NCHW.shape[2:])
+    def pays(self, x_NCHW: Tensor, weight: Tensor) -> bool:
+        """Whether the matrix multiplies less than the kernel."""
+        return x_NCHW.shape[2] * x_NCHW.shape[3] < weight.shape[2] * weight.shape[3]
+
+    def vjp(self, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Pull]:
+        """As F.conv2d, and back to the image; channels last."""
+        size = tuple(x_NCHW.shape[2:])
         edges = zip(size, self.padding, weight.shape[2:], self.stride, strict=True)
-        height, width = ((edge + 2 * pad - taps) // step + 1 for edge, pad, taps, step in edges)
-        matrix, offsets = self._matrix(weight, bias, size, (height, width))
-        y_ND = F.linear(x_NCHW.permute(0, 2, 3, 1).reshape(n, -1), matrix, offsets)
-        return y_ND.view(n, height, width, -1).permute(0, 3, 1, 2)
+        out = tuple((edge + 2 * pad - taps) // step + 1 for edge, pad, taps, step in edges)
+        matrix, offsets = self._matrix(weight, bias, size, out)
+        y_NFHW = _product(_flat(x_NCHW), matrix.t(), offsets, out)
+        return y_NFHW, lambda gradient: (_product(_flat(gradient), matrix, None, size),)
 
     def _matrix(self, weight: Tensor, bias: Tensor | None, size: Pair, out: Pair) -> tuple[Tensor, Tensor | None]:
         key = size, weight.data_ptr(), weight._version, None if bias is None else bias._version  # counts every write
@@ -57,9 +63,21 @@ def dense_conv(conv: nn.Conv2d, dtype: torch.dtype) -> DenseConv | None:
     return DenseConv(conv.stride, conv.padding)
 
 
-def pays(x_NCHW: Tensor, weight: Tensor) -> bool:
-    """Whether the matrix multiplies less than the kernel."""
-    return x_NCHW.shape[2] * x_NCHW.shape[3] < weight.shape[2] * weight.shape[3]
+def _flat(x_NCHW: Tensor) -> Tensor:
+    """[N, H·W·C]."""
+    return x_NCHW.permute(0, 2, 3, 1).reshape(len(x_NCHW), -1)
+
+
+def _product(x_ND: Tensor, matrix_DE: Tensor, offsets_E: Tensor | None, size: Pair) -> Tensor:
+    """x · matrix + offsets as maps, channels last; not as a view, which autograd would not have written over."""
+    n, channels = len(x_ND), matrix_DE.shape[1] // math.prod(size)
+    y_NCHW = torch.empty((n, channels, *size), dtype=x_ND.dtype, memory_format=torch.channels_last)
+    y_NE = y_NCHW.permute(0, 2, 3, 1).view(n, -1)
+    if offsets_E is None:
+        torch.mm(x_ND, matrix_DE, out=y_NE)
+    else:
+        torch.addmm(offsets_E, x_ND, matrix_DE, out=y_NE)
+    return y_NCHW
 
 
 def _matrix(weight: Tensor, stride: Pair, padding: Pair, size: Pair, out: Pair) -> Tensor:

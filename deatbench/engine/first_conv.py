@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from deatbench.engine.vjp import Pull
 
 MOST_CHANNELS = 4
 MOST_TAPS = 49  # at stride 1: each is a number per pixel that is kept for a moment
@@ -32,41 +33,42 @@ LEAST_PRODUCTS = 2**20  # fewer multiplications are over before this file's call
 Pair = tuple[int, ...]  # height, width
 
 
-def pays(conv: nn.Conv2d) -> bool:
-    """Whether `first_conv` computes this convolution, and its input gradient faster on a CPU."""
-    if conv.in_channels > MOST_CHANNELS or conv.groups != 1 or conv.dilation != (1, 1):
-        return False
-    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-        return False
-    taps = conv.weight[0, 0].numel()
-    return taps <= MOST_TAPS if conv.stride == (1, 1) else max(conv.stride) <= MOST_STRIDE
+class FirstConv:
+    """A convolution on images of few channels."""
 
+    def __init__(self, stride: Pair, padding: Pair) -> None:
+        self.stride, self.padding = stride, padding
 
-def first_conv(x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
-    """F.conv2d for a convolution that `pays`, differentiable by `x_NCHW` alone: weights are taken for constants."""
-    if x_NCHW.numel() // x_NCHW.shape[1] * weight.numel() < LEAST_PRODUCTS * stride[0] * stride[1]:
-        return F.conv2d(x_NCHW, weight.detach(), bias, stride, padding)
-    result: Tensor = _FirstConv.apply(x_NCHW, weight, bias, stride, padding)
-    return result
+    def pays(self, x_NCHW: Tensor, weight: Tensor) -> bool:
+        """Whether there is enough to do."""
+        pixels = x_NCHW.numel() // x_NCHW.shape[1]
+        return pixels * weight.numel() >= LEAST_PRODUCTS * self.stride[0] * self.stride[1]
 
-
-class _FirstConv(torch.autograd.Function):
-    """As F.conv2d forth, by this file's equations back; the gradient has the image's memory format."""
-
-    @staticmethod
-    def forward(ctx: Any, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.stride, ctx.padding, ctx.height, ctx.width = stride, padding, *x_NCHW.shape[2:]
+    def vjp(self, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Pull]:
+        """F.conv2d itself, and back to the image by this file's equations, in the image's memory format."""
+        find = _by_taps if self.stride == (1, 1) else _by_phases
+        size = tuple(x_NCHW.shape[2:])
         last = x_NCHW.is_contiguous(memory_format=torch.channels_last) and not x_NCHW.is_contiguous()
-        ctx.memory_format = torch.channels_last if last else torch.contiguous_format
-        return F.conv2d(x_NCHW, weight, bias, stride, padding)
+        memory_format = torch.channels_last if last else torch.contiguous_format
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (weight,) = ctx.saved_tensors
-        find = _by_taps if ctx.stride == (1, 1) else _by_phases
-        found_NCHW = find(gradient, weight, ctx.stride, ctx.padding, (ctx.height, ctx.width))
-        return found_NCHW.contiguous(memory_format=ctx.memory_format), None, None, None, None
+        def pull(gradient: Tensor) -> tuple[Tensor]:
+            found_NCHW = find(gradient, weight, self.stride, self.padding, size)
+            return (found_NCHW.contiguous(memory_format=memory_format),)
+
+        return F.conv2d(x_NCHW, weight, bias, self.stride, self.padding), pull
+
+
+def first_conv(conv: nn.Conv2d, dtype: torch.dtype) -> FirstConv | None:
+    """This form of a convolution on the CPU in float32; None where the library's gradient is as fast."""
+    if conv.in_channels > MOST_CHANNELS or conv.groups != 1 or conv.dilation != (1, 1):
+        return None
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return None
+    if dtype != torch.float32 or conv.weight.device.type != "cpu":
+        return None
+    taps = conv.weight[0, 0].numel()
+    covered = taps <= MOST_TAPS if conv.stride == (1, 1) else max(conv.stride) <= MOST_STRIDE
+    return FirstConv(conv.stride, conv.padding) if covered else None
 
 
 def _by_taps(gradient: Tensor, weight: Tensor, stride: Pair, padding: Pair, size: Pair) -> Tensor:

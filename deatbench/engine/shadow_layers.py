@@ -7,11 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deatbench.archs.normalize import Normalize
-from deatbench.engine.dense_conv import dense_conv
-from deatbench.engine.dense_conv import pays as dense_pays
-from deatbench.engine.first_conv import first_conv, pays
-from deatbench.engine.winograd import pays as winograd_pays
-from deatbench.engine.winograd import winograd_conv
+from deatbench.engine.dense_conv import DenseConv, dense_conv
+from deatbench.engine.first_conv import FirstConv, first_conv
+from deatbench.engine.vjp import Pull, differentiable
+from deatbench.engine.winograd import WinogradConv, winograd_conv
+
+ONLY_INPUT = (True, False, False)  # of the gradients by input, weight and bias
+convolution_backward = torch.ops.aten.convolution_backward.default
 
 
 class ShadowConv(nn.Module):
@@ -20,17 +22,21 @@ class ShadowConv(nn.Module):
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, bias: bool, channels: int) -> None:
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, bias: bool, channels: int, plain: bool = False) -> None:
         super().__init__()
         out, each, height, width = conv.weight.shape
         self.fill = max(0, channels - each) if conv.groups == 1 else 0
-        weight = torch.zeros(out, each + self.fill, height, width, dtype=dtype, device=conv.weight.device)
-        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        weight = torch.empty(  # one channel lies in memory both ways: only its strides say which is meant
+            (out, each + self.fill, height, width),
+            dtype=dtype,
+            device=conv.weight.device,
+            memory_format=torch.contiguous_format if plain else torch.channels_last,
+        )
+        self.register_buffer("weight", weight.zero_())
         self.register_buffer("bias", torch.zeros(out, dtype=dtype, device=weight.device) if bias else None)
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
-        self.own_gradient = gains(conv, dtype) and not self.fill
-        self.dense = None if self.fill else dense_conv(conv, dtype)
-        self.winograd = None if self.fill else winograd_conv(conv, dtype)
+        makers = () if self.fill else (dense_conv, winograd_conv, first_conv)
+        self.other_forms = [form for maker in makers if (form := maker(conv, dtype)) is not None]
 
     @property
     def filled(self) -> Tensor:
@@ -38,17 +44,44 @@ class ShadowConv(nn.Module):
         return self.weight[:, : self.weight.shape[1] - self.fill]
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
+        x_NCHW = self._prepared(x_NCHW)
+        form = self._form(x_NCHW)
+        if form is None:
+            return F.conv2d(x_NCHW, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return differentiable(lambda x_NCHW: form.vjp(x_NCHW, self.weight, self.bias), x_NCHW)
+
+    def vjp(self, x_NCHW: Tensor) -> tuple[Tensor, Pull]:
+        """The result, and back to a float32 input."""
+        channels = x_NCHW.shape[1]
+        x_NCHW = self._prepared(x_NCHW)
+        form = self._form(x_NCHW)
+        if form is not None:
+            return form.vjp(x_NCHW, self.weight, self.bias)
+        y_NFHW = F.conv2d(x_NCHW, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        kind = self.stride, self.padding, self.dilation, False, (0, 0), self.groups, ONLY_INPUT
+
+        def pull(gradient: Tensor) -> tuple[Tensor]:
+            return (convolution_backward(gradient, x_NCHW, self.weight, None, *kind)[0][:, :channels],)
+
+        return y_NFHW, pull
+
+    @property
+    def sees_image(self) -> bool:
+        """Whether it has few enough channels for an input gradient of its own (first_conv.py)."""
+        return any(isinstance(form, FirstConv) for form in self.other_forms)
+
+    def _prepared(self, x_NCHW: Tensor) -> Tensor:
         x_NCHW = x_NCHW.to(self.weight.dtype)
-        if self.fill:
-            x_NCHW = F.pad(x_NCHW, (0, 0, 0, 0, 0, self.fill))
-        if self.dense is not None and dense_pays(x_NCHW, self.weight):
-            return self.dense(x_NCHW, self.weight, self.bias)
-        if self.winograd is not None and winograd_pays(x_NCHW, self.winograd.padding):
-            return self.winograd(x_NCHW, self.weight, self.bias)
-        if self.own_gradient:
-            assert not isinstance(self.padding, str)
-            return first_conv(x_NCHW, self.weight, self.bias, self.stride, self.padding)
-        return F.conv2d(x_NCHW, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.pad(x_NCHW, (0, 0, 0, 0, 0, self.fill)) if self.fill else x_NCHW
+
+    def _form(self, x_NCHW: Tensor) -> DenseConv | WinogradConv | FirstConv | None:
+        """By what other means this input is convolved; a compiler has its own."""
+        if torch.compiler.is_compiling():
+            return None
+        for form in self.other_forms:
+            if form.pays(x_NCHW, self.weight):
+                return form
+        return None
 
 
 class ShadowNorm(nn.Module):
@@ -66,6 +99,10 @@ class ShadowNorm(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return torch.addcmul(self.shift, x_NCHW, self.scale)
 
+    def vjp(self, x_NCHW: Tensor) -> tuple[Tensor, Pull]:
+        """The result, and back to the input."""
+        return self(x_NCHW), lambda gradient: (gradient * self.scale,)
+
 
 class ShadowNormalize(nn.Module):
     """What is left of the normalisation of pixels where the convolution behind it divides by their deviation."""
@@ -79,10 +116,9 @@ class ShadowNormalize(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return x_NCHW - self.mean
 
-
-def gains(conv: nn.Conv2d, dtype: torch.dtype) -> bool:
-    """Whether it is asked for its input gradient by first_conv.py."""
-    return pays(conv) and dtype == torch.float32 and conv.weight.device.type == "cpu"
+    def vjp(self, x_NCHW: Tensor) -> tuple[Tensor, Pull]:
+        """The result, and back to the pixels."""
+        return self(x_NCHW), lambda gradient: (gradient,)
 
 
 def there(tensor: Tensor | None) -> Tensor:

@@ -10,19 +10,19 @@ polynomials at 0, 1, −1, ½, −2 and ∞, the points that Barabasz et al. 202
 digits: two to three times the rounding of the direct convolution, on the last of float32's seven digits.
 
 The library's direct kernels run at a core's peak; these products do not quite, and transforming tiles costs memory
-traffic. It pays from 64 channels on and where tiles cover the map without much waste (`pays`).
+traffic. It pays from 64 channels on and where tiles cover the map without much waste (`WinogradConv.pays`).
 """
 
 from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from deatbench.engine.vjp import Pull
 
 POINTS = [Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-2)]  # and infinity
 TILE, TAPS, SEEN = 4, 3, 6  # pixels of an output tile's side, of the kernel's, and of the input that a tile sees
@@ -43,10 +43,20 @@ class WinogradConv:
         self._forth: tuple[tuple[int, int], Tensor] | None = None
         self._back: tuple[tuple[int, int], Tensor] | None = None
 
-    def __call__(self, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """As F.conv2d with this padding and stride 1, differentiable by `x_NCHW` alone; channels last."""
-        result: Tensor = _Winograd.apply(x_NCHW, weight, bias, self)
-        return result
+    def pays(self, x_NCHW: Tensor, weight: Tensor) -> bool:
+        """Whether tiles fit this map, with a third of the direct products or fewer, and are enough.
+
+        On one thread: products as narrow as these lose by being parted among several; images are better parted.
+        """
+        height, width = (edge + 2 * self.padding - TAPS + 1 for edge in x_NCHW.shape[2:])
+        tiles = -(-height // TILE) * -(-width // TILE)
+        one_thread = torch.get_num_threads() == 1
+        return one_thread and 3 * SEEN**2 * tiles <= TAPS**2 * height * width and len(x_NCHW) * tiles >= LEAST_TILES
+
+    def vjp(self, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Pull]:
+        """As F.conv2d with this padding and stride 1, and back to the image; channels last."""
+        y_NFHW = _convolve(x_NCHW, self.forth(weight), bias, self.padding)
+        return y_NFHW, lambda gradient: (_convolve(gradient, self.back(weight), None, TAPS - 1 - self.padding),)
 
     def forth(self, weight: Tensor) -> Tensor:
         """[36, C, F]."""
@@ -73,32 +83,6 @@ def winograd_conv(conv: nn.Conv2d, dtype: torch.dtype) -> WinogradConv | None:
     return WinogradConv(int(conv.padding[0]))
 
 
-def pays(x_NCHW: Tensor, padding: int) -> bool:
-    """Whether tiles fit this map, with a third of the direct products or fewer, and are enough.
-
-    On one thread: products as narrow as these lose by being parted among several; images are better parted.
-    """
-    height, width = (edge + 2 * padding - TAPS + 1 for edge in x_NCHW.shape[2:])
-    tiles = -(-height // TILE) * -(-width // TILE)
-    one_thread = torch.get_num_threads() == 1
-    return one_thread and 3 * SEEN**2 * tiles <= TAPS**2 * height * width and len(x_NCHW) * tiles >= LEAST_TILES
-
-
-class _Winograd(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, conv: WinogradConv) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.conv = conv
-        return _convolve(x_NCHW, conv.forth(weight), bias, conv.padding)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (weight,) = ctx.saved_tensors
-        return _convolve(gradient, ctx.conv.back(weight), None, TAPS - 1 - ctx.conv.padding), None, None, None
-
-
-@torch.no_grad()
 def _convolve(x_NCHW: Tensor, kernels_36CF: Tensor, bias_F: Tensor | None, padding: int) -> Tensor:
     n, channels, *edges = x_NCHW.shape
     features = kernels_36CF.shape[2]

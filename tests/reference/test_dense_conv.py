@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,9 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deatbench.archs.build import build_arch
-from deatbench.engine.dense_conv import DenseConv, dense_conv, pays
+from deatbench.engine.dense_conv import DenseConv, dense_conv
 from deatbench.engine.shadow import AttackForm
 from deatbench.engine.shadow_layers import ShadowConv
+from deatbench.engine.vjp import differentiable
+
+
+def asked(conv: DenseConv, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return differentiable(lambda x: conv.vjp(x, weight, bias), x)
 
 
 def gradient(y: Tensor, x: Tensor, direction: Tensor) -> Tensor:
@@ -46,7 +53,7 @@ def test_it_is_the_convolution(
     weight = torch.randn(4, channels, *taps, generator=generator, dtype=torch.float64)
     offsets = torch.randn(4, generator=generator, dtype=torch.float64) if bias else None
     expected = F.conv2d(x, weight, offsets, stride, padding)
-    found = DenseConv(stride, padding)(x, weight, offsets)
+    found = asked(DenseConv(stride, padding), x, weight, offsets)
     direction = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(gradient(found, x, direction), gradient(expected, x, direction), rtol=0, atol=1e-12)
@@ -56,7 +63,7 @@ def test_it_follows_its_weights_and_the_size_of_the_map() -> None:
     weight, conv = torch.randn(2, 2, 3, 3), DenseConv((1, 1), (1, 1))
     for size in (1, 2, 2):
         x = torch.randn(2, 2, size, size)
-        torch.testing.assert_close(conv(x, weight, None), F.conv2d(x, weight, None, 1, 1))
+        torch.testing.assert_close(asked(conv, x, weight), F.conv2d(x, weight, None, 1, 1))
         weight[:, :1].mul_(2)  # through a view, as the attack form writes
 
 
@@ -75,22 +82,22 @@ def test_other_kinds_are_left_to_the_library(conv: nn.Conv2d) -> None:
 
 
 def test_it_multiplies_less_on_small_maps_only() -> None:
-    weight = torch.empty(8, 8, 3, 3)
-    assert [pays(torch.empty(1, 8, size, size), weight) for size in (1, 2, 3, 4)] == [True, True, False, False]
+    conv, weight = DenseConv((1, 1), (1, 1)), torch.empty(8, 8, 3, 3)
+    assert [conv.pays(torch.empty(1, 8, size, size), weight) for size in (1, 2, 3, 4)] == [True, True, False, False]
 
 
 def test_a_network_for_small_images_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = build_arch("vgg16", num_classes=10, in_channels=1, image_size=8, mean=(0.3,), std=(0.4,), width=0.0625)
     model.eval()
-    form, asked = AttackForm(model), []
-    calls = DenseConv.__call__
+    form, used = AttackForm(model), []
+    vjp = DenseConv.vjp
 
-    def counting(self: DenseConv, *arguments: Tensor) -> Tensor:
-        asked.append(self)
-        return calls(self, *arguments)
+    def counting(self: DenseConv, *arguments: Any) -> Any:
+        used.append(self)
+        return vjp(self, *arguments)
 
-    monkeypatch.setattr(DenseConv, "__call__", counting)
+    monkeypatch.setattr(DenseConv, "vjp", counting)
     x = torch.rand(4, 1, 8, 8)
     torch.testing.assert_close(form(x), model(x), rtol=1e-4, atol=1e-5)
-    assert 0 < len(asked) < sum(isinstance(part, ShadowConv) for part in form.modules())
+    assert 0 < len(used) < sum(isinstance(part, ShadowConv) for part in form.modules())

@@ -16,10 +16,12 @@ from deatbench.archs.build import build_arch
 from deatbench.archs.normalize import Normalize
 from deatbench.attacks.gradient import cross_entropy, input_gradient
 from deatbench.engine import first_conv as module
-from deatbench.engine.first_conv import first_conv, pays
+from deatbench.engine.first_conv import FirstConv
+from deatbench.engine.first_conv import first_conv as form_of
 from deatbench.engine.selfcheck import check_gradient
 from deatbench.engine.shadow import AttackForm, worth_a_shadow
 from deatbench.engine.shadow_layers import ShadowConv, ShadowNormalize
+from deatbench.engine.vjp import differentiable
 
 Pair = tuple[int, int]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -28,6 +30,11 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 @pytest.fixture(autouse=True)
 def _however_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAST_PRODUCTS", 0)
+
+
+def first_conv(x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
+    form = FirstConv(stride, padding)
+    return differentiable(lambda x: form.vjp(x, weight, bias), x_NCHW)
 
 
 def both(
@@ -99,34 +106,19 @@ def test_gradient_lies_in_memory_as_the_image(stride: int, layout: torch.memory_
     assert gradient.stride() == x_NCHW.stride()
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_gradient_can_be_differentiated(stride: int) -> None:
-    """Twice, as autograd does it for any convolution."""
-    weight = torch.randn(4, 2, 3, 3, dtype=torch.float64)
-    x_NCHW = torch.rand(2, 2, 6, 7, dtype=torch.float64, requires_grad=True)
-
-    def squares(x: Tensor) -> Tensor:
-        return first_conv(x, weight, None, (stride, stride), (1, 1)) ** 2
-
-    assert torch.autograd.gradgradcheck(squares, x_NCHW)
-
-
-def test_a_weight_that_changes_before_the_backward_pass_is_noticed() -> None:
-    weight = torch.rand(4, 3, 3, 3)
-    y_NCHW = first_conv(torch.rand(2, 3, 8, 8, requires_grad=True), weight, None, (1, 1), (1, 1))
-    weight.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y_NCHW.sum().backward()
+def test_gradient_is_not_differentiated_again() -> None:
+    """It would be wrong without a word: autograd does not look into it."""
+    x_NCHW = torch.rand(2, 3, 8, 8, requires_grad=True)
+    y_NCHW = first_conv(x_NCHW, torch.rand(4, 3, 3, 3), None, (1, 1), (1, 1))
+    (gradient,) = torch.autograd.grad(y_NCHW.square().sum(), x_NCHW, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 def test_little_work_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    weight = torch.rand(8, 3, 3, 3)
-    names = [
-        type(first_conv(torch.rand(n, 3, 32, 32, requires_grad=True), weight, None, (1, 1), (1, 1)).grad_fn).__name__
-        for n in (1, 64)
-    ]
-    assert names == ["ConvolutionBackward0", "_FirstConvBackward"]
+    form, weight = FirstConv((1, 1), (1, 1)), torch.rand(8, 3, 3, 3)
+    assert [form.pays(torch.rand(n, 3, 32, 32), weight) for n in (1, 64)] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +136,8 @@ def test_little_work_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_where_it_pays(conv: nn.Conv2d, expected: bool) -> None:
-    assert pays(conv) is expected
+    assert (form_of(conv, torch.float32) is not None) is expected
+    assert form_of(conv, torch.bfloat16) is None
 
 
 # -- the attack form
@@ -163,7 +156,7 @@ def small_net(stride: int = 2, normalize: bool = True) -> nn.Sequential:
 
 
 def ours(form: AttackForm) -> list[ShadowConv]:
-    return [part for part in form.modules() if isinstance(part, ShadowConv) and part.own_gradient]
+    return [part for part in form.modules() if isinstance(part, ShadowConv) and part.sees_image]
 
 
 @pytest.mark.parametrize("arch", ["preact_resnet18", "resnet18", "vgg16", "wrn_16_4"])
@@ -181,9 +174,8 @@ def test_attack_form_has_one_such_convolution(arch: str) -> None:
 def test_form_without_batch_norm_is_the_network_after_every_update(
     stride: int, normalize: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = []
-    seam = "deatbench.engine.shadow_layers.first_conv"
-    monkeypatch.setattr(seam, lambda *args: calls.append(args) or first_conv(*args))
+    calls, vjp = [], FirstConv.vjp
+    monkeypatch.setattr(FirstConv, "vjp", lambda *args: calls.append(args) or vjp(*args))
     model = small_net(stride, normalize)
     assert worth_a_shadow(model, torch.float32)
     form = AttackForm(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from torch.nn import functional as F
 
 from deatbench.archs.build import build_arch
 from deatbench.engine.shadow import AttackForm
-from deatbench.engine.winograd import CACHED_TILES, WinogradConv, pays, winograd_conv
+from deatbench.engine.vjp import differentiable
+from deatbench.engine.winograd import CACHED_TILES, WinogradConv, winograd_conv
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +24,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def asked(conv: WinogradConv, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return differentiable(lambda x: conv.vjp(x, weight, bias), x)
 
 
 def gradient(y: Tensor, x: Tensor, direction: Tensor) -> Tensor:
@@ -46,7 +52,7 @@ def test_it_is_the_convolution(n: int, height: int, width: int, padding: int, ch
     weight = torch.randn(4, channels, 3, 3, generator=generator, dtype=torch.float64)
     offsets = torch.randn(4, generator=generator, dtype=torch.float64) if bias else None
     expected = F.conv2d(x, weight, offsets, padding=padding)
-    found = WinogradConv(padding)(x, weight, offsets)
+    found = asked(WinogradConv(padding), x, weight, offsets)
     direction = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
     torch.testing.assert_close(gradient(found, x, direction), gradient(expected, x, direction), rtol=0, atol=1e-11)
@@ -57,7 +63,7 @@ def test_a_batch_of_several_pieces_is_computed_piece_by_piece() -> None:
         torch.randn(CACHED_TILES + 3, 2, 8, 8, dtype=torch.float64),
         torch.randn(3, 2, 3, 3, dtype=torch.float64),
     )
-    torch.testing.assert_close(WinogradConv(1)(x, weight, None), F.conv2d(x, weight, padding=1), rtol=0, atol=1e-11)
+    torch.testing.assert_close(asked(WinogradConv(1), x, weight), F.conv2d(x, weight, padding=1), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize(("channels", "size"), [(64, 16), (256, 8), (512, 4)])
@@ -71,7 +77,7 @@ def test_it_loses_no_more_than_a_few_times_the_direct_form(channels: int, size: 
     def lost(found: Tensor) -> float:
         return float((found - exact).square().mean().sqrt() / exact.square().mean().sqrt())
 
-    direct, ours = lost(F.conv2d(x, weight, padding=1)), lost(WinogradConv(1)(x, weight, None))
+    direct, ours = lost(F.conv2d(x, weight, padding=1)), lost(asked(WinogradConv(1), x, weight))
     assert ours < 3e-6
     assert ours < 8 * direct
 
@@ -80,7 +86,7 @@ def test_it_follows_its_weights() -> None:
     weight, conv = torch.randn(4, 2, 3, 3, dtype=torch.float64), WinogradConv(1)
     for _ in range(3):
         x = torch.randn(2, 2, 4, 4, dtype=torch.float64, requires_grad=True)
-        found, expected = conv(x, weight, None), F.conv2d(x, weight, padding=1)
+        found, expected = asked(conv, x, weight), F.conv2d(x, weight, padding=1)
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(gradient(found, x, found.detach()), gradient(expected, x, found.detach()))
         weight[:, :1].mul_(2)  # through a view, as the attack form writes
@@ -106,12 +112,13 @@ def test_other_kinds_are_left_to_the_library(conv: nn.Conv2d) -> None:
 
 
 def test_it_is_used_where_tiles_fit_and_are_many() -> None:
-    sizes = {size: pays(torch.empty(64, 1, size, size), 1) for size in (2, 4, 5, 6, 7, 8, 16, 32)}
+    conv, weight = WinogradConv(1), torch.empty(1, 1, 3, 3)
+    sizes = {size: conv.pays(torch.empty(64, 1, size, size), weight) for size in (2, 4, 5, 6, 7, 8, 16, 32)}
     assert sizes == {2: False, 4: True, 5: False, 6: False, 7: True, 8: True, 16: True, 32: True}
-    assert not pays(torch.empty(31, 1, 4, 4), 1)
-    assert pays(torch.empty(8, 1, 8, 8), 1)
+    assert not conv.pays(torch.empty(31, 1, 4, 4), weight)
+    assert conv.pays(torch.empty(8, 1, 8, 8), weight)
     torch.set_num_threads(2)
-    assert not pays(torch.empty(8, 1, 8, 8), 1)
+    assert not conv.pays(torch.empty(8, 1, 8, 8), weight)
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "preact_resnet18", "senet18", "wrn_28_10"])
@@ -121,17 +128,17 @@ def test_a_wide_network_uses_it_and_stays_the_same_function(arch: str, monkeypat
     model = build_arch(
         arch, num_classes=10, in_channels=3, image_size=32, mean=(0.5,) * 3, std=(0.25,) * 3, **width
     ).eval()
-    form, asked = AttackForm(model), []
-    calls = WinogradConv.__call__
+    form, used = AttackForm(model), []
+    vjp = WinogradConv.vjp
 
-    def counting(self: WinogradConv, *arguments: Tensor) -> Tensor:
-        asked.append(self)
-        return calls(self, *arguments)
+    def counting(self: WinogradConv, *arguments: Any) -> Any:
+        used.append(self)
+        return vjp(self, *arguments)
 
-    monkeypatch.setattr(WinogradConv, "__call__", counting)
+    monkeypatch.setattr(WinogradConv, "vjp", counting)
     x = torch.rand(32, 3, 32, 32, requires_grad=True)
     found, expected = form(x), model(x)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.detach().abs().max()))
-    assert len(asked) >= 4
+    assert len(used) >= 4
     ours, theirs = (gradient(y, x, torch.ones_like(y)) for y in (found, expected))
     assert float(F.cosine_similarity(ours.flatten(), theirs.flatten(), 0)) > 0.999

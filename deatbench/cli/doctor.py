@@ -132,11 +132,16 @@ def _devices() -> Iterator[Finding]:
 
 def _data(data_dir: Path | None) -> Iterator[Finding]:
     from deatbench.data import DATASETS, found
+    from deatbench.errors import ConfigError
 
     for name in DATASETS.names():
         if name.startswith("folder"):
             continue
-        place = found(name, data_dir)
+        try:
+            place = found(name, data_dir)
+        except ConfigError as error:
+            yield Finding("data", "broken", error.message, error.hint or "")
+            return
         fix = "" if place else f"deatbench data get {name}, or --data-dir / DEATBENCH_DATA"
         yield Finding(f"data {name}", "ok" if place else "note", place or "not on this machine", fix)
 

@@ -42,7 +42,7 @@ def load_dataset(
     Raises:
         UnknownNameError: no such data set.
         MissingError: not found and not downloadable, or its files are damaged.
-        ConfigError: a `val_fraction` outside [0, 1).
+        ConfigError: a `val_fraction` outside [0, 1), or a folder that is named and not there.
     """
     from deatbench.data.images import channel_statistics
     from deatbench.data.split import stratified_split
@@ -56,7 +56,10 @@ def load_dataset(
 
 
 def found(name: str, data_dir: Path | None = None) -> str | None:
-    """Where `name` would be read from, in words; None if it is not on this machine. Reads no images."""
+    """Where `name` would be read from, in words; None if it is not on this machine. Reads no images.
+
+    Raises ConfigError if `data_dir` or DEATBENCH_DATA names a folder that is not there.
+    """
     if "{" in name:
         return None  # a template such as folder-{image_size:int}: nothing to find until its field is filled
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
-from deatbench.errors import MissingError
+from deatbench.errors import ConfigError, MissingError
 
 Progress = Callable[[str, int, int], None]
 
@@ -35,12 +35,21 @@ class DataLocation:
 
     def roots(self) -> list[Path]:
         """The folders searched, in order."""
-        env = os.environ.get("DEATBENCH_DATA")
-        named = [self.data_dir, Path(env) if env else None, cache_dir()]
-        return list(dict.fromkeys(Path(root).expanduser() for root in named if root is not None))
+        return list(dict.fromkeys([*self._named().values(), cache_dir()]))
+
+    def _named(self) -> dict[str, Path]:
+        """The folders that the user named, by where."""
+        given = {"--data-dir": self.data_dir, "DEATBENCH_DATA": os.environ.get("DEATBENCH_DATA")}
+        return {where: Path(folder).expanduser() for where, folder in given.items() if folder}
 
     def folders(self, *sub_folders: str) -> Iterator[Path]:
-        """Every root's existing sub-folders of these names ("." is the root itself), roots first."""
+        """Every root's existing sub-folders of these names ("." is the root itself), roots first.
+
+        Raises ConfigError if the user named a folder that is not there: other data than meant might be found.
+        """
+        for where, root in self._named().items():
+            if not root.is_dir() and root != self.download_to:
+                raise ConfigError(f"{root}, named by {where}, is no folder", "correct the path, or leave it out")
         for root in self.roots():
             for sub_folder in sub_folders:
                 folder = root / sub_folder

@@ -654,6 +654,19 @@ def test_environment_variable_is_searched(nowhere: Path, monkeypatch: pytest.Mon
     assert len(roots) == 3
 
 
+@pytest.mark.parametrize("by", ["--data-dir", "DEATBENCH_DATA"])
+def test_a_folder_that_is_named_must_be_there(by: str, nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a wrong path would train on whatever the cache holds, or on digits."""
+    wrong = nowhere / "wrong"
+    if by == "DEATBENCH_DATA":
+        monkeypatch.setenv(by, str(wrong))
+    data_dir = wrong if by == "--data-dir" else None
+    for look in (load_dataset, found):
+        with pytest.raises(ConfigError, match=f"wrong, named by {by}, is no folder"):
+            look("cifar10", data_dir)
+    assert load_dataset("digits", data_dir).name == "digits"  # needs none
+
+
 def test_unknown_data_set() -> None:
     with pytest.raises(UnknownNameError, match="cifar10") as caught:
         load_dataset("cifra10")

@@ -44,7 +44,7 @@ class DenseConv:
         out = tuple((edge + 2 * pad - taps) // step + 1 for edge, pad, taps, step in edges)
         matrix, offsets = self._matrix(weight, bias, size, out)
         y_NFHW = _product(_flat(x_NCHW), matrix.t(), offsets, out)
-        return y_NFHW, lambda gradient: (_product(_flat(gradient), matrix, None, size),)
+        return y_NFHW, lambda gradient: _product(_flat(gradient), matrix, None, size)
 
     def _matrix(self, weight: Tensor, bias: Tensor | None, size: Pair, out: Pair) -> tuple[Tensor, Tensor | None]:
         key = size, weight.data_ptr(), weight._version, None if bias is None else bias._version  # counts every write

@@ -51,9 +51,9 @@ class FirstConv:
         last = x_NCHW.is_contiguous(memory_format=torch.channels_last) and not x_NCHW.is_contiguous()
         memory_format = torch.channels_last if last else torch.contiguous_format
 
-        def pull(gradient: Tensor) -> tuple[Tensor]:
+        def pull(gradient: Tensor) -> Tensor:
             found_NCHW = find(gradient, weight, self.stride, self.padding, size)
-            return (found_NCHW.contiguous(memory_format=memory_format),)
+            return found_NCHW.contiguous(memory_format=memory_format)
 
         return F.conv2d(x_NCHW, weight, bias, self.stride, self.padding), pull
 

@@ -10,6 +10,7 @@ The function is the same, up to the rounding of sums in another order.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,6 @@ from deatbench.archs.normalize import Normalize
 from deatbench.engine.patches import KnownMap, Layer, Patch, Span
 from deatbench.engine.shadow import AttackForm
 from deatbench.engine.shadow_layers import ShadowNorm, ShadowNormalize
-from deatbench.engine.vjp import SUMS, writes_over_input
 
 LARGEST_SHARE = 0.6  # of a map: a patch that covers more is not worth its detour
 MOST_BYTES = 2**30  # of activations that are kept for the images of a search
@@ -47,6 +47,8 @@ PIXELWISE_CALLS = {
     "sigmoid",
     "tanh",
 }
+SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+IN_PLACE = {operator.iadd, "add_", "relu_"}
 
 
 def neighbours(form: AttackForm, z_NCHW: Tensor, count: Callable[[int], None]) -> Neighbours | None:
@@ -188,7 +190,7 @@ def _carrying(net: fx.GraphModule, layers: Mapping[fx.Node, Layer]) -> set[fx.No
     for node in net.graph.nodes:
         follows = node.op == "placeholder" or (node in layers or _pixelwise(net, node) or node.target in SUMS)
         sources = node.all_input_nodes
-        alone = not writes_over_input(net, node) or len(sources[0].users) == 1  # nobody else sees what is written over
+        alone = not _in_place(net, node) or len(sources[0].users) == 1  # nobody else sees what is written over
         if follows and alone and found.issuperset(sources):
             found.add(node)
     return found
@@ -199,6 +201,12 @@ def _pixelwise(net: fx.GraphModule, node: fx.Node) -> bool:
         module = net.get_submodule(str(node.target))
         return isinstance(module, PIXELWISE) and not (module.training and isinstance(module, nn.BatchNorm2d))
     return node.op in ("call_function", "call_method") and node.target in PIXELWISE_CALLS
+
+
+def _in_place(net: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(net.get_submodule(str(node.target)), "inplace", False))
+    return node.target in IN_PLACE or bool(node.kwargs.get("inplace"))
 
 
 def _pads(carrying: set[fx.Node], layers: Mapping[fx.Node, Layer]) -> dict[fx.Node, int]:

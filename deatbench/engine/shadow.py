@@ -21,9 +21,7 @@ from torch.fx.proxy import TraceError
 from deatbench.archs.normalize import Normalize
 from deatbench.engine.first_conv import first_conv
 from deatbench.engine.shadow_layers import ShadowConv, ShadowNorm, ShadowNormalize, there
-from deatbench.engine.vjp import GraphVjp, differentiable
 
-NARROW = 32  # channels: a network with no more in any layer
 TENSOR_CORE_CHANNELS = 8  # half-precision convolutions on images of 3 channels are slow; zeros fill them up
 
 
@@ -90,13 +88,10 @@ class AttackForm(nn.Module):
             _replace_norms(root, graph, model, self._folded)
         _share_or_copy(root, model, dtype, self._copies)
         self.net = fx.GraphModule(root, graph)
-        self._vjp = _graph_vjp(self.net, dtype)
         self.eval()
         self.refresh()
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        if self._vjp is not None and x_NCHW.requires_grad and not torch.compiler.is_compiling():
-            return differentiable(self._vjp, x_NCHW)
         return self.net(x_NCHW).float()
 
     @torch.no_grad()
@@ -121,16 +116,6 @@ class AttackForm(nn.Module):
             part.write(scale_C, shift_C)
 
 
-def _graph_vjp(net: fx.GraphModule, dtype: torch.dtype) -> GraphVjp | None:
-    """Its gradient layer by layer, on a CPU in float32 and if all layers can be pulled; None: autograd's."""
-    if dtype != torch.float32 or any(weight.device.type != "cpu" for weight in net.state_dict().values()):
-        return None
-    try:
-        return GraphVjp(net)
-    except NotImplementedError:
-        return None
-
-
 def worth_a_shadow(model: nn.Module, dtype: torch.dtype) -> bool:
     """Whether there is anything to gain: batch norm to fold, another type, a faster gradient of the image."""
     return dtype != torch.float32 or any(
@@ -150,7 +135,6 @@ def _replace_convolutions(
 ) -> None:
     """Every convolution that is called once becomes a ShadowConv, with its batch norm where nobody else sees it."""
     calls = [node for node in graph.nodes if node.op == "call_module"]
-    plain = _is_narrow(model)
     times: dict[str, int] = {}
     for node in calls:
         times[str(node.target)] = times.get(str(node.target), 0) + 1
@@ -159,7 +143,7 @@ def _replace_convolutions(
         if type(conv) is not nn.Conv2d or times[str(node.target)] > 1 or conv.padding_mode != "zeros":
             continue
         behind = _norm_behind(node, model, times)
-        shadow = ShadowConv(conv, dtype, behind is not None or conv.bias is not None, channels, plain)
+        shadow = ShadowConv(conv, dtype, behind is not None or conv.bias is not None, channels)
         root.set_submodule(str(node.target), shadow)
         if behind is None:
             copies.append((shadow.filled, conv.weight.detach()))
@@ -171,13 +155,6 @@ def _replace_convolutions(
         folded.append(_Folded(norm, conv, shadow))
         behind.replace_all_uses_with(node)
         graph.erase_node(behind)
-
-
-def _is_narrow(model: nn.Module) -> bool:
-    """Whether channels last would cost more, in copies at both ends, than it saves in between; on CPUs."""
-    convolutions = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
-    on_cpu = all(conv.weight.device.type == "cpu" for conv in convolutions)
-    return on_cpu and all(conv.out_channels <= NARROW for conv in convolutions)
 
 
 def _replace_normalize(root: nn.Module, graph: fx.Graph, model: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -9,11 +9,8 @@ from torch.nn import functional as F
 from deatbench.archs.normalize import Normalize
 from deatbench.engine.dense_conv import DenseConv, dense_conv
 from deatbench.engine.first_conv import FirstConv, first_conv
-from deatbench.engine.vjp import Pull, differentiable
+from deatbench.engine.vjp import differentiable
 from deatbench.engine.winograd import WinogradConv, winograd_conv
-
-ONLY_INPUT = (True, False, False)  # of the gradients by input, weight and bias
-convolution_backward = torch.ops.aten.convolution_backward.default
 
 
 class ShadowConv(nn.Module):
@@ -22,7 +19,7 @@ class ShadowConv(nn.Module):
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, bias: bool, channels: int, plain: bool = False) -> None:
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, bias: bool, channels: int) -> None:
         super().__init__()
         out, each, height, width = conv.weight.shape
         self.fill = max(0, channels - each) if conv.groups == 1 else 0
@@ -30,7 +27,7 @@ class ShadowConv(nn.Module):
             (out, each + self.fill, height, width),
             dtype=dtype,
             device=conv.weight.device,
-            memory_format=torch.contiguous_format if plain else torch.channels_last,
+            memory_format=torch.channels_last,
         )
         self.register_buffer("weight", weight.zero_())
         self.register_buffer("bias", torch.zeros(out, dtype=dtype, device=weight.device) if bias else None)
@@ -44,35 +41,18 @@ class ShadowConv(nn.Module):
         return self.weight[:, : self.weight.shape[1] - self.fill]
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        x_NCHW = self._prepared(x_NCHW)
+        x_NCHW = x_NCHW.to(self.weight.dtype)
+        if self.fill:
+            x_NCHW = F.pad(x_NCHW, (0, 0, 0, 0, 0, self.fill))
         form = self._form(x_NCHW)
         if form is None:
             return F.conv2d(x_NCHW, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         return differentiable(lambda x_NCHW: form.vjp(x_NCHW, self.weight, self.bias), x_NCHW)
 
-    def vjp(self, x_NCHW: Tensor) -> tuple[Tensor, Pull]:
-        """The result, and back to a float32 input."""
-        channels = x_NCHW.shape[1]
-        x_NCHW = self._prepared(x_NCHW)
-        form = self._form(x_NCHW)
-        if form is not None:
-            return form.vjp(x_NCHW, self.weight, self.bias)
-        y_NFHW = F.conv2d(x_NCHW, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        kind = self.stride, self.padding, self.dilation, False, (0, 0), self.groups, ONLY_INPUT
-
-        def pull(gradient: Tensor) -> tuple[Tensor]:
-            return (convolution_backward(gradient, x_NCHW, self.weight, None, *kind)[0][:, :channels],)
-
-        return y_NFHW, pull
-
     @property
     def sees_image(self) -> bool:
         """Whether it has few enough channels for an input gradient of its own (first_conv.py)."""
         return any(isinstance(form, FirstConv) for form in self.other_forms)
-
-    def _prepared(self, x_NCHW: Tensor) -> Tensor:
-        x_NCHW = x_NCHW.to(self.weight.dtype)
-        return F.pad(x_NCHW, (0, 0, 0, 0, 0, self.fill)) if self.fill else x_NCHW
 
     def _form(self, x_NCHW: Tensor) -> DenseConv | WinogradConv | FirstConv | None:
         """By what other means this input is convolved; a compiler has its own."""
@@ -99,10 +79,6 @@ class ShadowNorm(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return torch.addcmul(self.shift, x_NCHW, self.scale)
 
-    def vjp(self, x_NCHW: Tensor) -> tuple[Tensor, Pull]:
-        """The result, and back to the input."""
-        return self(x_NCHW), lambda gradient: (gradient * self.scale,)
-
 
 class ShadowNormalize(nn.Module):
     """What is left of the normalisation of pixels where the convolution behind it divides by their deviation."""
@@ -115,10 +91,6 @@ class ShadowNormalize(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return x_NCHW - self.mean
-
-    def vjp(self, x_NCHW: Tensor) -> tuple[Tensor, Pull]:
-        """The result, and back to the pixels."""
-        return self(x_NCHW), lambda gradient: (gradient,)
 
 
 def there(tensor: Tensor | None) -> Tensor:

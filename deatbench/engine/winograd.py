@@ -56,7 +56,7 @@ class WinogradConv:
     def vjp(self, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Pull]:
         """As F.conv2d with this padding and stride 1, and back to the image; channels last."""
         y_NFHW = _convolve(x_NCHW, self.forth(weight), bias, self.padding)
-        return y_NFHW, lambda gradient: (_convolve(gradient, self.back(weight), None, TAPS - 1 - self.padding),)
+        return y_NFHW, lambda gradient: _convolve(gradient, self.back(weight), None, TAPS - 1 - self.padding)
 
     def forth(self, weight: Tensor) -> Tensor:
         """[36, C, F]."""
@@ -102,7 +102,7 @@ def _convolve(x_NCHW: Tensor, kernels_36CF: Tensor, bias_F: Tensor | None, paddi
         y_MHWF.view(-1, rows, TILE, columns, TILE, features).permute(2, 4, 0, 1, 3, 5).copy_(tiles)
     if covered[2:] == (height, width):
         return y_NFHW
-    return y_NFHW[:, :, :height, :width].contiguous(memory_format=torch.channels_last)
+    return y_NFHW[:, :, :height, :width].clone(memory_format=torch.channels_last)  # a view is not written over
 
 
 def _on_both_axes(matrix: Tensor, x: Tensor) -> Tensor:

@@ -188,7 +188,7 @@ def validated(model: type[M], value: Mapping[str, Any]) -> M:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, _known_keys(model), n=1, cutoff=0.5)
+            near = difflib.get_close_matches(key, known_keys(model), n=1, cutoff=0.5)
             raise ConfigError(f"unknown key {key!r}", f"did you mean {near[0]}?" if near else "") from error
         raise ConfigError(
             f"{key}={_shortened(first['input'])}: {first['msg'].removeprefix('Value error, ')}"
@@ -205,11 +205,11 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and issubclass(part, BaseModel):
-                keys += _known_keys(part, f"{prefix}{name}.")
+                keys += known_keys(part, f"{prefix}{name}.")
     return keys

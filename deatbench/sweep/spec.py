@@ -9,7 +9,7 @@
         deat: {method: deat}
       seed: [0, 1, 2]
     points: [{method: trades, seed: 0}]    # single points beside the grid
-    sample: {n: 50, seed: 0}               # of the grid, at random
+    sample: {n: 8, seed: 0}                # of the grid, at random
     report: table2
     resources: {cpus: 1, gpus: 0}          # of one run
 

@@ -184,7 +184,7 @@ def test_sweeps_are_ranked_against_the_rate() -> None:
     expected = stats.spearmanr(list(counts), list(counts.values()))[0]
     page = deat_pages(inputs(*swept, made("pgd-at")))["deat.md"]
     assert f"Rank correlation (Spearman) {expected:.2f} in 1 configuration of up to 4 rates." in page
-    assert "Not measured: no configuration" in deat_pages(inputs(*swept[:2]))["deat.md"]
+    assert "Not measured on the boards: no configuration" in deat_pages(inputs(*swept[:2]))["deat.md"]
 
 
 def test_pgd_at_under_deats_update_counts_as_deat() -> None:

@@ -30,9 +30,10 @@ from deatbench.report.escape import plain
 from deatbench.report.inputs import Inputs
 from deatbench.report.metrics import describe
 from deatbench.report.rendering import MARK, render
-from deatbench.report.setups import optimizer, steady_step
+from deatbench.report.setups import optimizer, part, steady_step
 from deatbench.report.standings.boards import Board, boards_of
 from deatbench.report.standings.rows import Summary
+from deatbench.report.sweeps.reading import Swept
 from deatbench.report.wording import count, interval, percent
 
 FIGURE = "deat-table2"
@@ -82,6 +83,7 @@ def deat_pages(inputs: Inputs, boards: Sequence[Board] | None = None) -> dict[st
             ),
             ("Robust accuracy rises with the learning rate", rate_headline(), measured_rates(sweeps(every))),
         ],
+        "sweeps": [(sweep.name, sweep.about) for sweep in inputs.sweeps if _has_deat(sweep)],
         "parts": parts,
         "table": table2(),
         "stated": STATED,
@@ -99,6 +101,10 @@ def deat_pages(inputs: Inputs, boards: Sequence[Board] | None = None) -> dict[st
         "deat.md": render("deat.md", figure=f"{FIGURE}.svg", **context),
         f"{FIGURE}.svg": f"{MARK}\n{standalone(_figure(FIGURE, WIDE))}",
     }
+
+
+def _has_deat(sweep: Swept) -> bool:
+    return any(part(result.config, "method").get("name") == "deat" for result in sweep.results)
 
 
 def _part(board: Board) -> Part | None:

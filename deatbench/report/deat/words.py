@@ -121,7 +121,7 @@ def rate_headline() -> str:
 def measured_rates(found: Sequence[Sweep]) -> str:
     """What the records here say about learning rates."""
     if not found:
-        return f"Not measured: no configuration here was trained at {MIN_RATES} or more learning rates."
+        return f"Not measured on the boards: no configuration there was trained at {MIN_RATES} or more learning rates."
     ranks = sorted(sweep.spearman for sweep in found)
     span = f"{ranks[0]:.2f}" if len(ranks) == 1 else f"{ranks[0]:.2f} to {ranks[-1]:.2f}"
     most = max(sweep.rates for sweep in found)

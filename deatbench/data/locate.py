@@ -47,7 +47,7 @@ class DataLocation:
 
         Raises ConfigError if the user named a folder that is not there: other data than meant might be found.
         """
-        for where, root in self._named().items():
+        for where, root in list(self._named().items())[:1]:  # the first speaks louder
             if not root.is_dir() and root != self.download_to:
                 raise ConfigError(f"{root}, named by {where}, is no folder", "correct the path, or leave it out")
         for root in self.roots():

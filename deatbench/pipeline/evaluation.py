@@ -16,6 +16,7 @@ from deatbench.engine.monitor import Monitor
 from deatbench.engine.progress import SavedProgress, locked
 from deatbench.engine.search import strict_float32
 from deatbench.engine.shards import Alone
+from deatbench.errors import DeatbenchError, InterruptedRun
 from deatbench.evidence import write_evaluation
 from deatbench.models import LoadedModel
 from deatbench.models.factory import blamed
@@ -25,6 +26,7 @@ from deatbench.pipeline.request import EvaluationRequest
 from deatbench.pipeline.task import Task, make_task
 from deatbench.records import CurvePoint, EvaluationRecord, Flag, Samples, metrics_of, pack_bits
 from deatbench.soundness import inspect_model, inspect_survivors, judge_results
+from deatbench.store import read_record
 from deatbench.threats import ThreatModel
 
 
@@ -38,11 +40,28 @@ class Evaluated:
     interrupted: bool
 
     def write(self, folders: Sequence[Path]) -> Path:
-        """The record and its proof into each folder; then the progress is no longer needed. Returns the first path."""
+        """The record and its proof into each folder; then the progress is no longer needed. Returns the first path.
+
+        Raises InterruptedRun, with nothing written, where it would replace a finished record of the same evaluation.
+        """
+        for path in (folder / f"{self.record.id}.json" for folder in folders):
+            if self.interrupted and _is_finished(path):
+                raise InterruptedRun(
+                    f"evaluation stopped; {path} stays, which is the same one, finished", "the same command continues"
+                )
         paths = [write_evaluation(folder, self.record, self.archive) for folder in folders]
         if not self.interrupted:
             self.progress.clear()
         return paths[0]
+
+
+def _is_finished(path: Path) -> bool:
+    """Whether a whole evaluation lies there; what cannot be read is none."""
+    try:
+        flags = read_record(path, EvaluationRecord).flags
+    except DeatbenchError:
+        return False
+    return all(flag.code != "provisional" for flag in flags)
 
 
 def evaluate(
@@ -156,5 +175,5 @@ def _unfinished(done: Evaluation) -> list[Flag]:
     """An interrupted evaluation says so; its numbers are upper bounds."""
     if not done.missing:
         return []
-    message = f"stopped by hand before {', '.join(done.missing)} was finished: accuracies are provisional"
+    message = f"stopped early, not finished: {', '.join(done.missing)}; accuracies are upper bounds"
     return [Flag(code="provisional", message=message)]

@@ -51,6 +51,7 @@ class Task:
             source=self.model.source,
             sha256=weights_sha256(self.module),
             n_params=count_params(self.module),
+            code_sha256=self.model.code_sha256,
         )
 
     @cached_property

@@ -122,6 +122,10 @@ def _record_check(record: EvaluationRecord) -> Check:
 
 
 def _model_check(record: EvaluationRecord, model: LoadedModel) -> Check:
+    code = record.model.code_sha256
+    same_weights = weights_sha256(model.module) == record.model.sha256
+    if same_weights and code is not None and model.code_sha256 != code:
+        return Check("model", Status.UNPROVEN, f"{model.source} has the weights on record, but other source files")
     return _hash_check("model", model.source, weights_sha256(model.module), record.model.sha256)
 
 

@@ -22,7 +22,10 @@ class ModelSpec(Record):
 
 
 class ModelInfo(Record):
-    """Which network was evaluated. `sha256` is that of its state_dict's bytes in key order."""
+    """Which network was evaluated. `sha256` is that of its state_dict's bytes in key order.
+
+    `code_sha256` is that of the source files of a user's factory; weights alone do not say which function they are of.
+    """
 
     name: str
     arch: str
@@ -30,3 +33,9 @@ class ModelInfo(Record):
     source: str
     sha256: Sha256
     n_params: int
+    code_sha256: Sha256 | None = None
+
+    @property
+    def function(self) -> tuple[str, ...]:
+        """What tells it from every other network: its weights; if a factory made it, also the code and the name."""
+        return (self.sha256, self.code_sha256, self.source) if self.code_sha256 else (self.sha256,)

@@ -427,11 +427,11 @@ def test_a_stopped_evaluation_is_provisional_until_it_is_continued(
     from deatbench.attacks.fab import FABT
 
     arguments = ("eval", *model, "--autoattack", "--attacks", "pgd-2", "--n", "8", "--out", tmp_path / "out", "--json")
+
+    def ctrl_c(*args: object) -> None:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-
-        def ctrl_c(*args: object) -> None:
-            raise KeyboardInterrupt
-
         patch.setattr(FABT, "__call__", ctrl_c)
         stopped = call(capsys, *arguments)
     assert stopped.code == 130
@@ -445,8 +445,14 @@ def test_a_stopped_evaluation_is_provisional_until_it_is_continued(
     assert "continuing" in done.err
     record = json.loads(done.out)
     assert record["metrics"].keys() == {"clean_acc", "pgd-2", "autoattack", "worst_case_acc"}
-    assert len(list((tmp_path / "out").glob("*.json"))) == 1
+    (path,) = (tmp_path / "out").glob("*.json")
     assert not (tmp_path / "evaluations" / ".unfinished").exists()
+    finished = path.read_bytes()
+    monkeypatch.setattr(FABT, "__call__", ctrl_c)
+    again = call(capsys, *arguments)
+    assert (again.code, again.out) == (130, "")
+    assert f"{path} stays" in again.err
+    assert path.read_bytes() == finished
 
 
 @pytest.mark.parametrize(

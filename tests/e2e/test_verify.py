@@ -407,6 +407,19 @@ def test_another_evaluation_s_archive(home: Path, record: EvaluationRecord, fail
     assert failed() == ["archive"]
 
 
+def test_weights_are_not_the_whole_network(
+    home: Path, record: EvaluationRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Code that was changed since may be another function, whatever its clean verdicts."""
+    path = home / "out" / f"{record.id}.json"
+    with (home / "net.py").open("a") as code:
+        code.write("\n# changed\n")
+    done = call(capsys, "verify", path, MODEL)
+    assert done.code == 0
+    (line,) = (line for line in done.out.splitlines() if "source files" in line)
+    assert "NOT PROVEN" in line
+
+
 def test_another_model_and_another_data_set(home: Path, record: EvaluationRecord, failed) -> None:  # type: ignore[no-untyped-def]
     assert failed("./net.py:weak") == ["model"]
     weights = home / "robust.safetensors"

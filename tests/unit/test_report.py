@@ -111,6 +111,19 @@ def test_other_architecture_width_or_images_are_another_row() -> None:
     assert len(board([evaluation("foreign"), evaluation("stranger")]).rows) == 2
 
 
+def test_other_code_around_the_same_weights_is_another_row() -> None:
+    """A network behind a defence and the network itself have the same weights."""
+
+    def made(**changes: str) -> EvaluationRecord:
+        record = evaluation("net")
+        return record.model_copy(update={"model": record.model.model_copy(update=changes)})
+
+    code = {"code_sha256": sha("net.py"), "source": "net.py:make"}
+    others = ({}, code | {"source": "net.py:wrapped"}, code | {"code_sha256": sha("net.py, changed")})
+    assert [len(board([made(**code), made(**other)]).rows) for other in others] == [2, 2, 2]
+    assert len(board([made(**code), made(**code)]).rows) == 1
+
+
 def test_evaluations_of_the_same_weights_are_one_run_and_repeats_cannot_raise_a_number() -> None:
     training = training_info(0)
     records = [

@@ -34,7 +34,7 @@ INDEX_TITLES = (
     "AutoAttack",
     "Clean",
     "Rows",
-    "Models",
+    "Weights",
     "Published",
     "Latest",
 )

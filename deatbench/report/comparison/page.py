@@ -41,7 +41,7 @@ def run_key(run: Run) -> str:
     """What names a run in the page's address (`#models=KEY,KEY`): 12 hex digits that follow from its weights."""
     record = run.evaluations[0]
     made = [run.training.run_id, run.training.checkpoint] if run.training else []
-    return digest_of([record.dataset.split, record.dataset.sha256, record.model.sha256, *made])
+    return digest_of([record.dataset.split, record.dataset.sha256, *record.model.function, *made])
 
 
 def _data(board: Board, inputs: Inputs) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Board:
     @property
     def n_models(self) -> int:
         """Number of distinct sets of weights."""
-        return len({run.model.sha256 for run in self.runs})
+        return len({run.model.function for run in self.runs})
 
     @property
     def evaluations(self) -> list[EvaluationRecord]:
@@ -119,7 +119,7 @@ def _standing(row: Row) -> Standing:
 def _weights_key(record: EvaluationRecord) -> tuple[str, ...]:
     training = record.training
     made = (training.run_id, training.checkpoint) if training else ()
-    return (record.dataset.split, record.dataset.sha256, record.model.sha256, *made)
+    return (record.dataset.split, record.dataset.sha256, *record.model.function, *made)
 
 
 def _configuration(record: EvaluationRecord) -> str:
@@ -127,7 +127,7 @@ def _configuration(record: EvaluationRecord) -> str:
     model, training = record.model, record.training
     images = [record.dataset.split, record.dataset.sha256]
     if training is None:
-        return digest_of([*images, model.sha256])
+        return digest_of([*images, *model.function])
     made = training.model_dump(include={"method", "recipe", "optimizer", "epochs", "checkpoint", "n_train", "n_val"})
     config = {key: value for key, value in training.config.items() if key not in ("seed", "evaluation")}
     return digest_of([*images, model.arch, model.params, made, training.bn_mode, config])

@@ -42,7 +42,7 @@ class Asked:
     n: int | None
     batch_size: int | None
     seed: int
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
     arch: str | None
     overrides: tuple[str, ...]
     device: str
@@ -102,9 +102,7 @@ class Asked:
 @click.option(
     "--checkpoint",
     type=click.Choice(["best", "last", "ema", "swa", "shifted"]),
-    default="best",
-    show_default=True,
-    help="Which weights of a run.",
+    help="Which weights of a run; default: best.",
 )
 @click.option("--arch", metavar="A", help="Architecture of a weight file that does not say it itself.")
 @click.option("--set", "overrides", multiple=True, metavar="arch.KEY=VALUE", help="A parameter of --arch.")
@@ -162,7 +160,9 @@ def _measure(
 
     with data_on_stdout():
         data = load_data(asked.dataset, machine) if asked.dataset else None
-        loaded = load_named(asked.model, machine, asked.checkpoint, asked.arch, asked.overrides, data)
+        checkpoint = asked.checkpoint or "best"
+        loaded = load_named(asked.model, machine, checkpoint, asked.arch, asked.overrides, data)
+        _check_checkpoint(asked.checkpoint, loaded)
         threat = threat_for(loaded, asked.norm, asked.eps)
         for text in request.eps_sweep:
             check_radius(threat.norm, text)
@@ -171,7 +171,7 @@ def _measure(
         if request.n is not None and request.n > len(data.test):
             print(f"note: {data.name} has {len(data.test)} test images, all are taken", file=sys.stderr)
         if asked.surrogate is not None:
-            surrogate = load_named(asked.surrogate, machine, asked.checkpoint, asked.arch, asked.overrides, data)
+            surrogate = load_named(asked.surrogate, machine, checkpoint, asked.arch, asked.overrides, data)
             surrogate.module.to(machine.device)
             request = replace(request, surrogate=surrogate)
         _check_arch(asked.arch, *filter(None, (loaded, request.surrogate)))
@@ -179,6 +179,14 @@ def _measure(
             done = pipeline.evaluate(loaded, data, threat, request, machine, monitor=monitor, shards=shards(team))
         path = done.write(folders) if team.rank == 0 else folders[0]
     return done.record, path, done.interrupted
+
+
+def _check_checkpoint(checkpoint: str | None, model: LoadedModel) -> None:
+    """Raises ConfigError where --checkpoint asks for other weights than these, of what has no others."""
+    kept = model.training.checkpoint if model.training else None
+    if checkpoint not in (None, kept):
+        what = f"has {kept} weights only" if kept else "is no run"
+        raise ConfigError(f"--checkpoint {checkpoint}: {model.source} {what}", "leave out --checkpoint")
 
 
 def _check_arch(arch: str | None, *models: LoadedModel) -> None:

@@ -462,6 +462,7 @@ def test_a_stopped_evaluation_is_provisional_until_it_is_continued(
         (("--eps-sweep", "0.1,zero"), "'zero' is not a number"),
         (("--attacks", "transfer"), "--surrogate"),
         (("--surrogate", "zoo:x"), "--attacks transfer"),
+        (("--checkpoint", "last"), "is no run"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -8,7 +8,9 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,12 @@ from deatbench.records import (
     AttackResult,
     CheckResult,
     CurvePoint,
+    DatasetInfo,
+    EpochMetrics,
     EvaluationRecord,
     PublishedResult,
     Threat,
+    TrainingRecord,
     Verification,
     metrics_of,
     pack_bits,
@@ -38,6 +43,7 @@ from deatbench.records import (
 from deatbench.report import build_leaderboards
 from deatbench.report.audit.arithmetic import record_faults
 from deatbench.report.audit.audit import audit
+from deatbench.report.audit.training_claims import history_faults
 from deatbench.report.audit.weight_hash import state_sha256
 from deatbench.store import Home, sha256_of, write_record
 
@@ -50,24 +56,37 @@ def weight_file(seed: int) -> bytes:
     return safetensors.torch.save({"w": torch.randn(3, 4, generator=generator), "steps": torch.tensor(seed)})
 
 
-def members(clean: float, values: dict[str, float]) -> tuple[AttackResult, ...]:
+STEPS = {"steps": 100}
+SETTINGS: Json = {
+    "autoattack/apgd-ce": STEPS | {"rho": 0.75, "restarts": 1, "eot": 1, "large_reps": False, "loss": "ce"},
+    "autoattack/apgd-t": STEPS | {"restarts": 1, "loss": "dlr-targeted", "targets": 9},
+    "autoattack/fab-t": STEPS | {"alpha_max": 0.1, "eta": 1.05, "beta": 0.9, "targets": 9},
+    "autoattack/square": {"queries": 5000, "p_init": 0.8},
+}
+
+
+def members(
+    clean: float, values: dict[str, float], settings: Mapping[str, Json] = SETTINGS, engine: str = "deatbench"
+) -> tuple[AttackResult, ...]:
     """What a suite's members have left, in turn."""
     made, before = [], clean
     for name, after in values.items():
         made.append(
-            AttackResult(name=name, params={}, seed=0, engine="deatbench", robust_before=before, robust_after=after,
-                         seconds=1.0, forward_passes=10)
+            AttackResult(name=name, params=settings[name], seed=0, engine=engine, robust_before=before,
+                         robust_after=after, seconds=1.0, forward_passes=10)
         )  # fmt: skip
         before = after
     return tuple(made)
 
 
-SUITE = members(0.9, {"autoattack/apgd-ce": 0.6, "autoattack/apgd-t": 0.56, "autoattack/fab-t": 0.55})
+LEFT = {"autoattack/apgd-ce": 0.6, "autoattack/apgd-t": 0.56, "autoattack/fab-t": 0.55, "autoattack/square": 0.55}
+SUITE = members(0.9, LEFT)
 
 
 def record_of(seed: int = 0, **changes: Any) -> EvaluationRecord:
     """An evaluation of the zoo entry of that seed, with a suite and a curve; 4 bits of the last byte are spare."""
-    made = evaluation(robust={"pgd-20": 0.6, "autoattack": 0.55}, training=training_info(seed), n=100)
+    training = training_info(seed)
+    made = evaluation(training.run_id, robust={"pgd-20": 0.6, "autoattack": 0.55}, training=training, n=100)
     standing = np.arange(100)
     info = made.model.model_copy(update={"sha256": state_sha256(weight_file(seed), "it")})
     points = (("4/255", 80), ("8/255", 55), ("16/255", 20))
@@ -79,16 +98,40 @@ def record_of(seed: int = 0, **changes: Any) -> EvaluationRecord:
     return made.model_copy(update=update | changes)
 
 
+def history(seed: int = 0) -> list[EpochMetrics]:
+    """The epochs of that seed's run; the best is the one that `training_info` names, by validation accuracy alone."""
+    info, epochs = training_info(seed), []
+    for number in range(1, info.epochs + 1):
+        best = number == info.checkpoint_epoch
+        changes = {"val_robust_acc": 0.6} if best else {"val_clean_acc": 0.95, "val_robust_acc": 0.5}
+        changes |= {"seconds": 2.0, "val_fgsm_acc": 0.65, "train_robust_acc": number / 100}
+        epochs.append(epoch_metrics(number).model_copy(update=changes))
+    rest = info.seconds - 2.0 * (info.epochs - 1)
+    return [*epochs[:-1], epochs[-1].model_copy(update={"seconds": rest})]
+
+
+def trained(seed: int, weights: dict[str, str]) -> TrainingRecord:
+    """The record of that run, as the training writes it."""
+    epochs = history(seed)
+    best, final = epochs[training_info(seed).checkpoint_epoch - 1], epochs[-1]
+    validation = {
+        name: {"clean_acc": metrics.val_clean_acc, "robust_acc": metrics.val_robust_acc}
+        for name, metrics in (("best", best), ("last", final))
+    }
+    throughput = {"images_per_second": 500.0, "forwards_per_second": 5000.0, "peak_memory_mb": 100.0}
+    return training_record(seed, weights=weights, best=best, final=final, validation=validation, throughput=throughput)
+
+
 def entry(home: Home, seed: int = 0, record: EvaluationRecord | None = None) -> Path:
     """A zoo entry in which everything fits; returns the path of its evaluation."""
     data = weight_file(seed)
     digest = hashlib.sha256(data).hexdigest()
-    training = training_record(seed, weights={"best": digest, "last": sha("last")})
+    training = trained(seed, {"best": digest, "last": sha("last")})
     card = model_card(seed, training, weights_bytes=len(data))
     folder = home.zoo / card.dataset / card.threat.slug / card.id
     write_record(folder / "card.json", card)
     (folder / "model.safetensors").write_bytes(data)
-    (folder / "metrics.jsonl").write_text(epoch_metrics(1).model_dump_json() + "\n")
+    (folder / "metrics.jsonl").write_text("".join(f"{epoch.model_dump_json()}\n" for epoch in history(seed)))
     made = record or record_of(seed)
     write_record(folder / "evaluations" / f"{made.id}.json", made)
     return folder / "evaluations" / f"{made.id}.json"
@@ -180,7 +223,7 @@ def wrong_made_robust(raw: Json) -> None:
         (wrong_made_robust, "1 images withstand pgd-20 that are wrong without attack"),
         (set_in("attacks", 0, "robust_after", to=0.5), "pgd-20 leaves 60.00% by its verdicts, 50.00% by pgd-20"),
         (set_in("attacks", 0, "robust_before", to=0.8), "pgd-20 starts from 80.00% of the images, 90.00% stood"),
-        (set_in("attacks", 3, "robust_after", to=0.5), "autoattack leaves 55.00% by its verdicts, 50.00%"),
+        (set_in("attacks", 4, "robust_after", to=0.5), "autoattack leaves 55.00% by its verdicts, 50.00%"),
         (set_in("attacks", 3, "robust_after", to=0.57), "56.00% stood before it, 57.00% after it"),
         (set_in("attacks", 1, "robust_after", to=0.5), "autoattack/apgd-t starts from 60.00%"),
         (lambda raw: raw["attacks"].pop(0), "nothing is said about how pgd-20 attacked"),
@@ -230,6 +273,251 @@ def test_every_fault_of_every_file_is_said(home: Home) -> None:
     found = faults(home)
     assert len([line for line in found if first.name in line]) == 3
     assert len([line for line in found if second.name in line and "is not valid JSON" in line]) == 1
+
+
+# What stands in several places
+
+OTHER_IMAGES = f"dataset.sha256 {'0' * 16}… of digits test is {sha('digits')[:16]}… in 2 other files"
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (set_in("training", "method", to="pgd-at"), "training.method is 'pgd-at', config.method.name is 'deat'"),
+        (set_in("training", "epochs", to=110), "training.epochs is 110, config.epochs is 30"),
+        (set_in("training", "seed", to=4), "training.seed is 4, config.seed is 0"),
+        (set_in("training", "seconds", to=3.5), "training.seconds is 3.5, the card says 71.0"),
+        (set_in("training", "hardware", to="a GPU"), "training.hardware is 'a GPU', the card says '2-core CPU'"),
+        (set_in("training", "n_train", to=9), "training.n_train is 9, the card says 1149"),
+        (set_in("training", "n_val", to=9), "training.n_val is 9, the card says 288"),
+        (set_in("training", "digest", to="0" * 12), "its training was configured otherwise than the card's"),
+        (set_in("training", "checkpoint_epoch", to=1), "training.checkpoint_epoch is 1, the card says 28"),
+        (set_in("model", "n_params", to=7), "model.n_params is 7, the card says 924000"),
+        (set_in("model", "arch", to="wrn"), "model.arch is 'wrn', the card says 'vgg16'"),
+        (set_in("model", "params", "width", to=1.0), "model.params is {'width': 1.0}, the card says {'width': 0.25}"),
+        (set_in("model", "name", to="mine"), "model.name is 'mine', the card says 'digits-vgg16-deat-abc123-s0'"),
+        (set_in("dataset", "sha256", to="0" * 64), OTHER_IMAGES),
+        (set_in("dataset", "split", to="train"),
+         f"dataset.split train of digits {sha('digits')[:16]}… is test in 2 other files"),
+        (set_in("created", to="2999-01-01T00:00:00Z"), "created 2999-01-01T00:00:00Z lies in the future"),
+        (set_in("created", to="2999-01-01"), "created 2999-01-01 lies in the future"),
+        (set_in("created", to="soon"), "created 'soon' is no time"),
+        (set_in("attacks", 0, "params", "steps", to=2000), "attacks: pgd-20: params.steps is 2000"),
+        (set_in("attacks", 0, "params", to={}), "attacks: pgd-20: params.steps is None"),
+        (set_in("attacks", 0, "name", to="pgd-2000"), "attacks: pgd-2000: params.steps is 20"),
+        (set_in("attacks", 0, "name", to="cw-7"), "attacks: cw-7: params.steps is 20"),
+        (set_in("attacks", 0, "name", to="fgsm"), "attacks: fgsm: params.steps is 20, it is a single step"),
+        (set_in("attacks", 1, "params", "steps", to=5), "autoattack/apgd-ce: params.steps is 5, published 100"),
+        (set_in("attacks", 1, "params", to={}), "autoattack/apgd-ce: params do not say how long it searched"),
+        (set_in("attacks", 1, "params", "loss", to="mse"), "autoattack/apgd-ce: params.loss is mse, published ce"),
+        (set_in("attacks", 1, "params", "restarts", to=5), "apgd-ce: params.restarts is 5, published 1"),
+        (set_in("attacks", 1, "params", "large_reps", to=True), "apgd-ce: params.large_reps is True, published False"),
+        (set_in("attacks", 2, "params", "targets", to=3), "autoattack/apgd-t: params.targets is 3, published 9"),
+        (set_in("attacks", 3, "params", "eta", to=2), "autoattack/fab-t: params.eta is 2, published 1.05"),
+        (set_in("attacks", 4, "params", "queries", to=9), "autoattack/square: params.queries is 9, published 5000"),
+        (lambda raw: raw["attacks"].pop(), "autoattack consists of apgd-ce, apgd-t, fab-t, square, on record are"),
+        (set_in("attacks", 0, "engine", to="pyautoattack 0.2.0"),
+         "pgd-20: engine 'pyautoattack 0.2.0', its settings are those of deatbench"),
+        (set_in("attacks", 1, "engine", to="pyautoattack 0.2.0"),
+         "apgd-ce: engine 'pyautoattack 0.2.0', its settings are those of deatbench"),
+        (set_in("attacks", 1, "engine", to="magic"), "apgd-ce: engine 'magic', its settings are those of deatbench"),
+        (set_in("attacks", 1, "engine", to="deatbench 9"), "apgd-ce: engine 'deatbench 9', another attack's is 'dea"),
+        (set_in("attacks", 2, "seed", to=5), "attacks: autoattack/apgd-t: seed 5, another attack's is 0"),
+    ],
+)  # fmt: skip
+def test_an_evaluation_that_contradicts_itself_or_its_card_is_found(
+    home: Home, edit: Callable[[Json], Any], complaint: str
+) -> None:
+    path = entry(home)
+    entry(home, 1)
+    write_record(home.evaluations / "foreign.json", evaluation("foreign", id="foreign"))
+    change(path, edit)
+    found = faults(home)
+    assert any(complaint in line for line in found), found
+    assert all(line.startswith(path.relative_to(home.path).as_posix() + ": ") for line in found)
+
+
+PUBLISHED: Json = {
+    "autoattack/apgd-ce": {"n_iter": 100, "restarts": 1, "rho": 0.75},
+    "autoattack/apgd-t": {"n_iter": 100, "restarts": 1, "rho": 0.75, "targets": 9},
+    "autoattack/fab-t": {"n_iter": 100, "restarts": 1, "targets": 9},
+    "autoattack/square": {"n_queries": 5000, "restarts": 1, "p_init": 0.8},
+}
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda raw: None, None),
+        (set_in("attacks", 1, "params", "n_iter", to=10), "autoattack/apgd-ce: params.n_iter is 10, published 100"),
+        (set_in("attacks", 4, "params", "n_queries", to=1), "square: params.n_queries is 1, published 5000"),
+        (set_in("attacks", 1, "engine", to="deatbench"), "apgd-ce: engine 'deatbench', its settings are those of"),
+        (set_in("env", "packages", "pyautoattack", to="9"), "engine 'pyautoattack 0.2.0', installed was 9"),
+    ],
+)  # fmt: skip
+def test_records_of_the_published_code_are_checked_in_its_words(
+    home: Home, edit: Callable[[Json], Any], complaint: str | None
+) -> None:
+    suite = members(0.9, LEFT, PUBLISHED, "pyautoattack 0.2.0")
+    path = entry(home, record=record_of(attacks=(record_of().attacks[0], *suite)))
+    change(path, edit)
+    found = faults(home)
+    assert any(complaint in line for line in found) if complaint else found == [], found
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (set_in("training", "best", "val_robust_acc", to=0.9),
+         "training.best.val_robust_acc is 0.9, metrics.jsonl says 0.6"),
+        (set_in("training", "best", "loss", to=0.1), "training.best.loss is 0.1, metrics.jsonl says 1.2"),
+        *((set_in("training", "final", name, to=0.123), f"training.final.{name} is 0.123, metrics.jsonl says ")
+          for name in EpochMetrics.model_fields if name != "epoch"),
+        (set_in("training", "final", "epoch", to=40), "metrics.jsonl has not the epochs 1 to 40, each once"),
+        (set_in("training", "final", "epoch", to=10**15), "training.final.epoch is 1000000000000000, config.epochs is"),
+        (set_in("training", "best_epoch", to=3), "training.best_epoch is 3, by metrics.jsonl 28"),
+        (set_in("training", "best_epoch", to=99), "training.best_epoch is 99, metrics.jsonl has no such epoch"),
+        (set_in("training", "best", "epoch", to=3), "training.best.epoch is 3, best_epoch is 28"),
+        (set_in("training", "seconds", to=70.9), "training.seconds is 70.9, the epochs of metrics.jsonl took 71.00"),
+        (set_in("training", "throughput", "images_per_second", to=900),
+         "training.throughput.images_per_second is 900.0, by metrics.jsonl 500.0"),
+        (set_in("training", "validation", "best", "robust_acc", to=0.9),
+         "training.validation.best.robust_acc is 0.9, epoch 28 has 0.6"),
+        (set_in("training", "validation", "last", "clean_acc", to=0.1),
+         "training.validation.last.clean_acc is 0.1, epoch 30 has 0.95"),
+        (set_in("training", "created", to="2999-01-01T00:00:00Z"), "training.created 2999-01-01T00:00:00Z lies in the"),
+        (set_in("training", "hardware", to="a GPU"), "training.hardware is 'a GPU', its env says '2-core CPU'"),
+        (set_in("training", "id", to="other"), "training.id is 'other', the card's id is 'digits-vgg16-deat-abc123"),
+        (set_in("training", "config", "epochs", to=10), "training.final.epoch is 30, config.epochs is 10"),
+        (set_in("training", "config", "dataset", to="svhn"), "training.dataset is 'digits', config.dataset is 'svhn'"),
+        (set_in("training", "config", "arch", to={"name": "wrn"}), "training.model.arch is 'vgg16', config.arch.name"),
+        (set_in("training", "config", "arch", to={"name": "vgg16", "width": 1}),
+         "training.model.params is {'width': 0.25}, config.arch says {'width': 1}"),
+        (set_in("training", "config", "threat", to={"norm": "L2", "eps": "8/255"}), "threat.norm is 'Linf', config."),
+        (set_in("training", "config", "threat", to={"eps": "1"}), "threat.eps_text is '8/255', config.threat.eps is"),
+        (set_in("training", "chosen", to="last"), "checkpoint is 'best', the training chose 'last'"),
+    ],
+)  # fmt: skip
+def test_a_card_that_contradicts_its_epochs_or_itself_is_found(
+    home: Home, edit: Callable[[Json], Any], complaint: str
+) -> None:
+    card = entry(home).parents[1] / "card.json"
+    change(card, edit)
+    found = faults(home)
+    assert f"{card.relative_to(home.path).as_posix()}: {complaint}" in "\n".join(found)
+
+
+def test_epochs_that_are_cut_short_or_changed_are_found(home: Home) -> None:
+    metrics = entry(home).parents[1] / "metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    for changed, complaint in (
+        (lines[:-1], "has not the epochs 1 to 30"),
+        (lines[:9] + lines[10:], "has not the epochs 1 to 30"),
+        ([], "has no epoch to compare with"),
+        (
+            [*lines[:4], lines[4].replace('"val_robust_acc":0.5', '"val_robust_acc":0.7'), *lines[5:]],
+            "by metrics.jsonl 5",
+        ),
+        ([*lines[:4], lines[4].replace('"seconds":2.0', '"seconds":1.0'), *lines[5:]], "took 70.00"),
+    ):
+        metrics.write_text("".join(f"{line}\n" for line in changed))
+        assert any(complaint in line for line in faults(home)), complaint
+
+
+def test_rounding_is_no_contradiction(home: Home) -> None:
+    card = entry(home).parents[1] / "card.json"
+    change(card, set_in("training", "seconds", to=71.005))
+    change(card.parent / "evaluations" / "record-0.json", set_in("training", "seconds", to=71.005))
+    assert faults(home) == []
+
+
+def test_which_epoch_is_best_depends_on_the_method() -> None:
+    accuracies = ((0.9, 0.1), (0.5, 0.6), (0.9, 0.1), (0.5, 0.6))
+    epochs = [
+        epoch_metrics(n).model_copy(update={"val_clean_acc": clean, "val_robust_acc": robust, "val_fgsm_acc": 0.5})
+        for n, (clean, robust) in enumerate(accuracies, 1)
+    ]
+    untried = [epoch.model_copy(update={"val_fgsm_acc": None}) for epoch in epochs]
+    unmeasured = [epoch.model_copy(update={"val_clean_acc": None, "val_robust_acc": None}) for epoch in epochs]
+    for method, seen, right in (
+        ("deat", epochs, {2}),
+        ("standard", untried, {1}),
+        ("of-my-own", untried, {1, 2}),
+        ("deat", unmeasured, {4}),
+    ):
+        for number in range(1, 5):
+            best, config = seen[number - 1], {"method": {"name": method}}
+            record = training_record(config=config, best_epoch=number, best=best, final=seen[-1], seconds=9.6)
+            assert bool(list(history_faults(record, seen))) is (number not in right), (method, number)
+
+
+def test_an_evaluation_outside_of_the_zoo_is_held_against_its_own_configuration(home: Home) -> None:
+    config = training_info().config | {
+        "optimizer": {"name": "sgd"}, "attack": {"bn_mode": "train"}, "recipe": "mine", "dataset": "mnist",
+        "arch": {"name": "wrn", "width": 3},
+    }  # fmt: skip
+    training = training_info(config=config, checkpoint="last", checkpoint_epoch=3)
+    write_record(home.evaluations / "foreign.json", evaluation("foreign", id="foreign", training=training))
+    assert [line.partition(": ")[2] for line in faults(home)] == [
+        "training.recipe is 'digits', config.recipe is 'mine'",
+        "training.optimizer is 'deat', config.optimizer.name is 'sgd'",
+        "training.bn_mode is 'eval', config.attack.bn_mode is 'train'",
+        "model.arch is 'vgg16', config.arch.name is 'wrn'",
+        "model.params is {'width': 0.25}, config.arch says {'width': 3}",
+        "training.checkpoint_epoch is 3, config.epochs is 30",
+    ]
+
+
+def test_clocks_may_differ_by_a_day(home: Home) -> None:
+    for hours, late in ((23, False), (25, True)):
+        made = (datetime.now(UTC) + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        write_record(home.evaluations / "foreign.json", evaluation("foreign", id="foreign", created=made))
+        assert bool(faults(home)) is late
+
+
+def test_images_in_folders_have_only_a_name_in_common(home: Home) -> None:
+    for name, alike in (("folder-64", True), ("mnist", False)):
+        for number in range(3):
+            images = DatasetInfo(name=name, split="test", n=100, sha256=sha(f"{name} {number // 2}"))
+            made = evaluation(f"net-{number}", id=f"net-{number}").model_copy(update={"dataset": images})
+            write_record(home.evaluations / f"{made.id}.json", made)
+        lines = faults(home)
+        assert (lines == []) is alike, lines
+        assert alike or [line.partition(":")[0] for line in lines] == ["evaluations/net-2.json"]
+
+
+REAL = ROOT / "model_zoo" / "cifar10" / "Linf-8_255" / "cifar10-vgg11-awp-585bd1-s0"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="not a checkout of the repository")
+@pytest.mark.parametrize(
+    ("file", "edit", "complaint"),
+    [
+        ("evaluation", set_in("training", "method", to="pgd-at"), "training.method is 'pgd-at', config.method.name is"),
+        ("evaluation", set_in("training", "optimizer", to="deat"), "training.optimizer is 'deat', config.optimizer"),
+        ("evaluation", set_in("training", "seconds", to=1.0), "training.seconds is 1.0, the card says 778.31"),
+        ("evaluation", set_in("model", "n_params", to=11_000_000), "model.n_params is 11000000, the card says 145898"),
+        ("evaluation", set_in("dataset", "sha256", to="0" * 64), "dataset.sha256 0000"),
+        ("evaluation", set_in("attacks", 0, "params", "steps", to=2000), "attacks: pgd-20: params.steps is 2000"),
+        ("evaluation", set_in("created", to="2999-01-01T00:00:00Z"), "created 2999-01-01T00:00:00Z lies in the future"),
+        ("card", set_in("training", "best", "val_robust_acc", to=0.5), "training.best.val_robust_acc is 0.5, metrics"),
+        ("card", set_in("training", "final", "loss", to=0.5), "training.final.loss is 0.5, metrics.jsonl says 1.929"),
+        ("card", set_in("training", "seconds", to=90.0), "training.seconds is 90.0, the epochs of metrics.jsonl took"),
+        ("card", set_in("training", "n_params", to=9), "model.n_params is 145898, the card says 9"),
+        ("diagnostics", set_in("model", "n_params", to=9), "model.n_params is 9, the card says 145898"),
+    ],
+)  # fmt: skip
+def test_one_change_in_a_committed_entry_is_found(
+    home: Home, file: str, edit: Callable[[Json], Any], complaint: str
+) -> None:
+    folder = home.zoo / REAL.relative_to(ROOT / "model_zoo")
+    shutil.copytree(REAL, folder)
+    assert faults(home) == []
+    path = (
+        folder / "evaluations" / f"{REAL.name}-best-027c36ad.json" if file == "evaluation" else folder / f"{file}.json"
+    )
+    change(path, edit)
+    assert any(complaint in line for line in faults(home)), faults(home)
 
 
 # Files and places

@@ -37,6 +37,7 @@ def audit(home: Home, *, pages: bool = False) -> Audit:
         elif path.name != "README.md":
             found.say(path, "is no published result")
     audit_sweeps(found)
+    found.compare_images()
     if pages:
         _compare_pages(found)
     found.faults.sort(key=lambda fault: fault.file)

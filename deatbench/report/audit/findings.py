@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from deatbench.errors import ConfigError, DeatbenchError
-from deatbench.records import EvaluationRecord, Reproduction, Verification
+from deatbench.records import DatasetInfo, EvaluationRecord, Reproduction, Verification
 from deatbench.report.audit.arithmetic import radius_faults, record_faults
+from deatbench.report.audit.attack_settings import attack_faults
+from deatbench.report.audit.training_claims import config_faults
 from deatbench.report.escape import plain
 from deatbench.store import MAX_JSON_BYTES, Home, parse_json, read_record, sha256_of
 
@@ -23,6 +26,9 @@ LOOKS: dict[str, type[Verification] | type[Reproduction]] = {
 }
 ARCHIVE = ".adv"
 MAX_COMPLAINTS = 20  # about the form of one file
+CLOCKS_DIFFER = timedelta(days=1)  # and time zones are forgotten
+HASH_START = 16  # of a hash's digits, in a message
+ANY_IMAGES = "folder"  # the name of a data set that is whatever lies in a folder
 _OWN = (".gitignore", ".gitkeep", ".lock", ".unfinished")  # no records, and known
 
 
@@ -49,6 +55,7 @@ class Audit:
     faults: list[Fault] = field(default_factory=list)
     absent: Counter[str] = field(default_factory=Counter)
     _ids: dict[tuple[str, str], Path] = field(default_factory=dict)
+    _images: dict[tuple[str, str, str], dict[Path, set[str]]] = field(default_factory=lambda: defaultdict(dict))
 
     def say(self, path: Path, message: str) -> None:
         """Note a fault; text from files loses what could disguise it."""
@@ -85,7 +92,43 @@ class Audit:
             self.say(path, message)
         if record is not None and isinstance(own_id := getattr(record, "id", None), str):
             self._name(path, own_id, called)
+        self._date(path, record)
+        if isinstance(images := getattr(record, "dataset", None), DatasetInfo):
+            self.images(path, images)
         return record
+
+    def _date(self, path: Path, record: BaseModel | None) -> None:
+        """Nothing was made after now. A card's date is that of its training."""
+        for where, part in (("", record), ("training.", getattr(record, "training", None))):
+            if not isinstance(created := getattr(part, "created", None), str):
+                continue
+            try:
+                made = datetime.fromisoformat(created)
+                late = made.replace(tzinfo=made.tzinfo or UTC) - datetime.now(UTC) > CLOCKS_DIFFER
+            except (ValueError, OverflowError):
+                self.say(path, f"{where}created {plain(created, 40)!r} is no time")
+                continue
+            if late:
+                self.say(path, f"{where}created {plain(created, 40)} lies in the future")
+
+    def images(self, path: Path, images: DatasetInfo) -> None:
+        """Remember which images a file speaks of, for `compare_images`."""
+        if images.name.partition("-")[0] != ANY_IMAGES:
+            for what, of, value in (("sha256", images.split, images.sha256), ("split", images.sha256, images.split)):
+                self._images[images.name, what, of].setdefault(path, set()).add(value)
+
+    def compare_images(self) -> None:
+        """A split of a data set is the same images in all files: its SHA-256 is of all of it, whatever n is.
+
+        Where they differ, what most files say is taken for right.
+        """
+        for (name, what, of), files in self._images.items():
+            counts = Counter(value for path in sorted(files) for value in files[path])
+            usual, n = counts.most_common(1)[0]
+            for path, odd in ((path, value) for path, found in files.items() for value in sorted(found - {usual})):
+                others = f"{n:,} other file{'s' * (n != 1)}"
+                same = f"{_short(odd)} of {name} {_short(of)}"
+                self.say(path, f"dataset.{what} {same} is {_short(usual)} in {others}")
 
     def _name(self, path: Path, own_id: str, called: str) -> None:
         name = path.parent.name if path.name == "card.json" else path.stem
@@ -95,9 +138,11 @@ class Audit:
         if first != path:
             self.say(path, f"its id {own_id!r} is also that of {first.relative_to(self.home.path).as_posix()}")
 
-    def evaluation(self, path: Path) -> EvaluationRecord | None:
-        """An evaluation and the archive that it names."""
+    def evaluation(self, path: Path, num_classes: int | None = None) -> EvaluationRecord | None:
+        """An evaluation and the archive that it names; of a network with so many classes, if that is known."""
         record = self.load(path, EvaluationRecord, "evaluations")
+        for fault in (*config_faults(record), *attack_faults(record, num_classes)) if record is not None else ():
+            self.say(path, fault)
         if record is None or record.adversarials is None:
             return record
         archive = path.parent / record.adversarials.file
@@ -169,6 +214,11 @@ def _complaints(error: DeatbenchError, path: Path) -> Iterator[str]:
         yield f"{place}: {one['msg']}"
     if len(wrong) > MAX_COMPLAINTS:
         yield f"and {len(wrong) - MAX_COMPLAINTS:,} more fields are wrong"
+
+
+def _short(text: str) -> str:
+    """A hash by its beginning."""
+    return text if len(text) <= HASH_START else f"{text[:HASH_START]}…"
 
 
 def _json(path: Path) -> Mapping[str, Any]:

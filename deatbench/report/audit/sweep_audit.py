@@ -27,6 +27,7 @@ def _audit_sweep(found: Audit, path: Path) -> None:
     found.checked["sweeps"] += 1
     found.checked["runs of sweeps"] += len(sweep.results)
     for result in sweep.results:
+        found.images(path, result.dataset)
         about = result.model_dump(mode="json", include={"threat", "dataset"})
         for name, measured in result.weights.items():
             for fault in record_faults(about | measured.model_dump(mode="json", include={"samples", "metrics"})):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from deatbench.errors import DeatbenchError
 from deatbench.records import Diagnostics, EvaluationRecord, ModelCard
 from deatbench.report.audit.arithmetic import radius_faults
 from deatbench.report.audit.findings import ARCHIVE, LOOKS, Audit, files_below, is_file
+from deatbench.report.audit.training_claims import card_faults, history_faults, info_faults, network_faults
 from deatbench.report.audit.weight_hash import state_sha256
 from deatbench.report.histories import read_epochs
 
@@ -46,6 +48,8 @@ class _Entry:
             self._card(card)
         else:
             self.found.say(self.folder, f"there is no {CARD}")
+        if self.folder / METRICS not in paths:
+            self.found.absent["training curves"] += 1
         for path in paths:
             self._file(path)
 
@@ -77,6 +81,7 @@ class _Entry:
             self.found.say(path, f"weights_sha256 is not that of the training's {card.checkpoint} weights")
         if card.model != card.training.model:
             self.found.say(path, "model is not the one that was trained")
+        self._say(path, card_faults(card))
         if card.weights_file is None:
             return
         self.weights = card.weights_file
@@ -103,7 +108,7 @@ class _Entry:
             self.found.say(path, error.message)
 
     def _evaluation(self, path: Path) -> None:
-        record = self.found.evaluation(path)
+        record = self.found.evaluation(path, self.card.model.num_classes if self.card else None)
         if record is None or self.card is None:
             return
         made, trained = record.training, self.card.training
@@ -114,6 +119,8 @@ class _Entry:
             self.found.say(path, f"the training kept no {made.checkpoint} weights")
         if (made.digest, made.config) != (trained.digest, trained.config):
             self.found.say(path, "its training was configured otherwise than the card's")
+        self._say(path, info_faults(made, trained))
+        self._say(path, network_faults(record, self.card))
         first = self.networks.setdefault(made.checkpoint, (record.model.sha256, path))
         if made.checkpoint == self.card.checkpoint and self.network is not None:
             self._network(path, record, self.network, f"the weights in {self.weights}")
@@ -129,14 +136,22 @@ class _Entry:
         if diagnostics is None:
             return
         for point in diagnostics.curve:
-            for fault in radius_faults(point.model_dump(), "curve"):
-                self.found.say(path, fault)
+            self._say(path, radius_faults(point.model_dump(), "curve"))
+        if self.card is not None:
+            self._say(path, network_faults(diagnostics, self.card))
         if self.network is not None:
             self._network(path, diagnostics, self.network, f"the weights in {self.weights}")
 
     def _metrics(self, path: Path) -> None:
         self.found.checked["training curves"] += 1
         try:
-            read_epochs(path)
+            epochs = read_epochs(path)
         except DeatbenchError as error:
             self.found.say(path, error.message.replace(f"{path} ", ""))
+            return
+        if self.card is not None:
+            self._say(self.folder / CARD, history_faults(self.card.training, epochs))
+
+    def _say(self, path: Path, faults: Iterable[str]) -> None:
+        for fault in faults:
+            self.found.say(path, fault)

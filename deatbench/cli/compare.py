@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from deatbench.cli import options
+from deatbench.cli.record_argument import evaluation_files, listed, zoo_entry
 from deatbench.errors import ConfigError, MissingError
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 def compare(models: tuple[str, ...], checkpoint: str | None, home: Path, as_json: bool) -> None:
     """Compare 2 to 4 evaluated models image by image.
 
-    Each is the path of an evaluation record, a model of the zoo, a run, or the name of an evaluated model. Of several
-    evaluations the one with AutoAttack and the most images is taken. Models are compared on the images that both saw,
-    with the exact McNemar test; by class too where a model of the zoo was diagnosed on these images. The test is about
-    these weights: training again with another seed may change more.
+    Each is the path or id of an evaluation record, a model of the zoo, a run, or the name of an evaluated model. Of
+    several evaluations the one with AutoAttack and the most images is taken. Models are compared on the images that
+    both saw, with the exact McNemar test; by class too where a model of the zoo was diagnosed on these images. The test
+    is about these weights: training again with another seed may change more.
 
     \b
     Examples:
@@ -65,22 +65,26 @@ def _evaluations(name: str, checkpoint: str | None, home: Home) -> list[Evaluati
     from deatbench.records import EvaluationRecord, ModelCard
     from deatbench.store import read_record
 
-    path, plain = Path(name).expanduser(), name.removeprefix("zoo:")
+    path = Path(name).expanduser()
     if path.is_file():
         return [read_record(path, EvaluationRecord)]
-    entry = next((entry for entry in home.zoo_entries() if entry.name == plain), None)
-    inside = plain not in ("", ".", "..") and not any(separator in plain for separator in "/\\\0")
-    folders = [*([path] if path.is_dir() else []), *([entry] if entry else []), *([home.runs / plain] * inside)]
-    paths = [file for folder in folders for file in sorted((folder / "evaluations").glob("*.json"))]
-    found = {record.id: record for record in (read_record(file, EvaluationRecord) for file in paths)}
-    if not found:
-        known = home.load_records()
-        found = {record.id: record for record in known if plain in (record.id, record.model.name)}
-    if not found:
-        there = entry is not None or any(folder.is_dir() for folder in folders)
-        raise _not_evaluated(name) if there else _unknown(name, plain, home)
+    read = (read_record(file, EvaluationRecord) for file in evaluation_files(name, home))
+    records = list({record.id: record for record in read}.values())
+    _check_one_model(name, records)
+    entry = zoo_entry(name, home)
     card = read_record(entry / "card.json", ModelCard) if entry else None
-    return _of_checkpoint(name, list(found.values()), checkpoint, card.checkpoint if card else "best")
+    return _of_checkpoint(name, records, checkpoint, card.checkpoint if card else "best")
+
+
+def _check_one_model(name: str, records: Sequence[EvaluationRecord]) -> None:
+    """Raises ConfigError if they speak of several models. What one run kept is one model: its best, its last, ..."""
+    made = [record.training for record in records]
+    runs = {training and training.run_id for training in made}
+    checkpoints = {training and training.checkpoint for training in made}
+    networks = {record.model.function for record in records}
+    if len(networks) > 1 and (len(runs) > 1 or len(networks) > len(checkpoints)):
+        ids = sorted(record.id for record in records)
+        raise ConfigError(f"{name} is the name of several models", f"name the evaluation: {listed(ids)}")
 
 
 def _of_checkpoint(
@@ -97,18 +101,6 @@ def _of_checkpoint(
         kept = ", ".join(sorted({record.training.checkpoint for record in records if record.training}))
         raise MissingError(f"the {asked} weights of {name} were not evaluated", f"evaluated: {kept}")
     return of(asked) or records
-
-
-def _not_evaluated(name: str) -> MissingError:
-    return MissingError(f"{name} has no evaluation", f"deatbench eval {name} --autoattack")
-
-
-def _unknown(name: str, plain: str, home: Home) -> MissingError:
-    names = {entry.name for entry in home.zoo_entries()} | {path.name for path in home.runs.glob("*") if path.is_dir()}
-    names |= {record.model.name for record in home.load_records()}
-    near = difflib.get_close_matches(plain, sorted(names), n=2, cutoff=0.5)
-    guess = f"did you mean {' or '.join(near)}?" if near else f"looked in {home.path}; --home names another folder"
-    return MissingError(f"no evaluated model or record {name!r}", guess)
 
 
 def _choose(candidates: Sequence[tuple[str, list[EvaluationRecord]]]) -> list[EvaluationRecord]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import io
 import os
 import signal
 import sys
@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import rich_click as click
 from click.exceptions import Abort
@@ -90,8 +91,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return 1
     except OSError as error:
-        if error.errno == errno.ENOSPC and error.filename is None:
-            _silence_stdout()  # it may be what is full, and would be flushed again
         return _fail(f"{error.filename or type(error).__name__}: {error.strerror or error}", 1, debug)
     except Exception as error:
         if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
@@ -102,19 +101,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _own_the_process(debug: bool) -> None:
-    """Settings that only the real command may make: warnings, encoding errors, SIGTERM as Ctrl-C."""
+    """Settings that only the real command may make: warnings, what its streams do on errors, SIGTERM as Ctrl-C."""
     if not debug and not sys.warnoptions:
         warnings.simplefilter("ignore")
-    nothing = Path(os.devnull)  # in place of what whoever started us has closed (`>&-`)
-    sys.stdout, sys.stderr = sys.stdout or nothing.open("w"), sys.stderr or nothing.open("w")
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = _stream(sys.stdout, _Results), _stream(sys.stderr, _Messages)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+
+
+class _Results(io.FileIO):
+    """stdout. Results that cannot be written are an error in words; a reader that left is none."""
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise DeatbenchError(f"cannot write the output: {error.strerror}", "send stdout elsewhere") from error
+
+
+class _Messages(io.FileIO):
+    """stderr. Progress is a courtesy: where it cannot be written it is lost, and the work goes on."""
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        try:
+            written = super().write(data)
+        except OSError:
+            written = None
+        return len(data) if written is None else written
+
+
+def _stream(standard: TextIO | None, kind: type[_Results | _Messages]) -> TextIO:
+    """A standard stream as `kind` writes it, with characters that it cannot encode replaced."""
+    if standard is None:  # whoever started us has closed it (`>&-`)
+        return Path(os.devnull).open("w", errors="replace")
+    if not isinstance(standard, io.TextIOWrapper):
+        return standard
+    raw: io.RawIOBase = kind(standard.fileno(), "wb", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=standard.encoding,
+        errors="replace",
+        line_buffering=standard.line_buffering or standard.write_through,
+    )
 
 
 def _help_hint(error: click.ClickException) -> str:
@@ -125,13 +158,17 @@ def _help_hint(error: click.ClickException) -> str:
 def _fail(message: str, exit_code: int, debug: bool, hint: str = "") -> int:
     if debug:
         traceback.print_exc()
+    try:
+        sys.stdout.flush()
+    except (OSError, DeatbenchError):
+        _silence_stdout()  # python would try again on its way out, and end with a code of its own
     line = " ".join(message.split())
     print("error: " + "".join(c if c.isprintable() else "?" for c in line) + hint, file=sys.stderr, flush=True)
     return exit_code
 
 
 def _silence_stdout() -> None:
-    """The reader of our pipe left (`deatbench ls archs | head -1`): nothing more can be said, nor need be."""
+    """The reader of our pipe left (`deatbench ls archs | head -1`), or the disk is full: nothing more can be said."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):

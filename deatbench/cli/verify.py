@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from deatbench.cli import options
+from deatbench.errors import ConfigError
 
 if TYPE_CHECKING:
     from deatbench.pipeline import Machine
     from deatbench.pipeline.checks import Check
     from deatbench.records import EvaluationRecord
+    from deatbench.store import Home
 
 
 @dataclass(frozen=True)
 class Asked:
     """What the command line asked for, as typed."""
 
-    record_path: Path
+    record: str
     model: str | None
     data_dir: Path | None
     batch_size: int
@@ -36,7 +38,7 @@ class Asked:
 
 
 @click.command()
-@click.argument("record_path", metavar="RECORD", type=click.Path(path_type=Path))
+@click.argument("record", metavar="RECORD")
 @click.argument("model", required=False)
 @options.data_dir
 @click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True, help="Images at a time.")
@@ -69,7 +71,8 @@ def verify(ctx: click.Context, **given: Any) -> None:
       proof verified   `deatbench verify --attest`: every check passed, so each
                        broken verdict has an adversarial image that holds
 
-    MODEL is as for `deatbench eval`; without it, it is the run or zoo model that the record lies beside.
+    RECORD is the file of an evaluation or its id, or a model of the zoo or a run that was evaluated once. MODEL is as
+    for `deatbench eval`; without it, it is the run or zoo model that the record lies beside.
     Exit code 3 if anything does not hold, 4 if model, images or archive are missing.
 
     \b
@@ -80,13 +83,26 @@ def verify(ctx: click.Context, **given: Any) -> None:
       deatbench verify evaluations/my-net-77aa00ff.json ./my.py:net --attest
     """
     from deatbench.pipeline.verification import raise_if_failed, read_evaluation
+    from deatbench.store import Home
 
     asked = Asked(**given)
-    path = asked.record_path.expanduser()
+    path = _record_path(asked.record, Home(asked.home.expanduser()))
     record = read_evaluation(path)
     checks = _look_again(ctx, asked, path, record)
     _show(record, checks, asked.as_json)
     raise_if_failed(checks, path)
+
+
+def _record_path(name: str, home: Home) -> Path:
+    """The file of the evaluation that `name` stands for. Raises ConfigError if there are several."""
+    from deatbench.cli.record_argument import evaluation_files, listed
+
+    files = evaluation_files(name, home)
+    if len(files) > 1:
+        in_home = not Path(name).expanduser().is_dir()  # elsewhere only a path leads to them
+        choices = [file.stem if in_home else str(file) for file in files]
+        raise ConfigError(f"{name} has {len(files)} evaluations", f"name one: {listed(choices)}")
+    return files[0]
 
 
 def _look_again(ctx: click.Context, asked: Asked, path: Path, record: EvaluationRecord) -> list[Check]:

@@ -111,7 +111,8 @@ def _importable(folder: Path) -> Iterator[None]:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise MissingError(f"no file {path}")
+        near = difflib.get_close_matches(path.name, sorted(file.name for file in path.parent.glob("*.py")), n=1)
+        raise MissingError(f"no file {path}", f"did you mean {path.with_name(near[0])}?" if near else "")
     spec = importlib.util.spec_from_file_location(f"{MODULE}{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} cannot be imported")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -88,7 +90,24 @@ def assert_refused(code: int, out: str, err: str, expected: int, words: list[str
         assert word in errors[0]
 
 
+def shell(
+    command: str, stderr: int = subprocess.PIPE, changes: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`deatbench COMMAND` with the redirections of a shell."""
+    line = ["sh", "-c", f"{sys.executable} -m deatbench {command}"]
+    return subprocess.run(
+        line,
+        env=environment(**(changes or {})),
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 RUN = ("run", "--arch", "resnet8", "--method", "pgd-at", "--dataset", "digits", "--epochs", "1")
+FULL = "error: cannot write the output: No space left on device (send stdout elsewhere)\n"
 EVAL = ("eval", "./net.py:grey", "--dataset", "digits", "--eps", "0.1", "--n", "4", "--attacks", "pgd-2")
 
 
@@ -193,12 +212,47 @@ def test_another_network_in_the_same_file_is_another_evaluation(home: Path, caps
 
 
 @pytest.mark.parametrize(
-    ("stdout", "code", "said"), [(">&-", 0, ""), ("> /dev/full", 1, "error: OSError: No space left on device\n")]
+    ("command", "code", "said"),
+    [
+        ("ls archs >&-", 0, ""),
+        ("ls archs > /dev/full", 1, FULL),
+        ("--help > /dev/full", 1, FULL),
+        ("nonsense 2> /dev/full", 2, ""),
+    ],
 )
-def test_an_output_that_takes_nothing(stdout: str, code: int, said: str, home: Path) -> None:
-    command = f"{sys.executable} -m deatbench ls archs {stdout}"
-    done = subprocess.run(["sh", "-c", command], env=environment(), capture_output=True, text=True, check=False)
+def test_an_output_that_takes_nothing(command: str, code: int, said: str, home: Path) -> None:
+    done = shell(command)
     assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_an_unbuffered_output_that_takes_nothing(home: Path) -> None:
+    done = shell("ls archs > /dev/full", changes={"PYTHONUNBUFFERED": "1"})
+    assert (done.returncode, done.stderr) == (1, FULL)
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2> /dev/full", ""])
+def test_an_evaluation_goes_on_without_its_progress(stderr: str, home: Path) -> None:
+    """Its stderr is closed, is full, is a pipe that nobody reads: the record is made, and the result said."""
+    reader, pipe = os.pipe()
+    os.close(reader)
+    try:
+        done = shell(f"{shlex.join(EVAL)} --threads 1 {stderr}", stderr=pipe)
+    finally:
+        os.close(pipe)
+    assert done.returncode == 0
+    assert "net-grey" in done.stdout
+    assert len(list((home / "evaluations").glob("*.json"))) == 1
+
+
+def test_a_bar_on_a_terminal_that_is_gone(home: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "deatbench", *EVAL, "--threads", "1"]
+    with subprocess.Popen(command, env=environment(TERM="xterm"), stdout=subprocess.PIPE, stderr=theirs) as evaluating:
+        os.close(theirs)
+        assert os.read(ours, 1)
+        os.close(ours)
+        out, _ = evaluating.communicate(timeout=120)
+    assert (evaluating.returncode, b"net-grey" in out) == (0, True)
 
 
 def test_foreign_models_need_a_dataset_and_an_eps(refused) -> None:  # type: ignore[no-untyped-def]

@@ -200,6 +200,22 @@ def test_doctor_names_versions_devices_data_and_disk(
     assert "pip install -U torch" in done.out
 
 
+def test_doctor_writes_into_the_home_to_know(tmp_path: Path) -> None:
+    from deatbench.cli.doctor import _disk
+
+    (tmp_path / "file").write_text("in the way")
+    for place, why in (
+        ("/proc", ""),
+        (tmp_path / "file", "Not a directory"),
+        (tmp_path / "file" / "below", "Not a directory"),
+    ):
+        first = next(iter(_disk(Path(place))))
+        assert (first.topic, first.state) == ("home", "broken")
+        assert f"{place} cannot be written: {why}" in first.value
+    assert "home" not in {finding.topic for finding in _disk(tmp_path / "later" / "deep")}
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize(("shell", "words"), [("bash", "complete -o"), ("zsh", "#compdef"), ("fish", "complete ")])
 def test_completion(shell: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, "completion", shell)

@@ -328,8 +328,11 @@ def test_factories_that_fail(
     fails(load, kind, *words, text="./my.py:net")
 
 
-def test_factories_that_are_not_there(load: Load) -> None:
+def test_factories_that_are_not_there(load: Load, tmp_path: Path) -> None:
     fails(load, MissingError, "no file nowhere.py", text="nowhere.py:net")
+    (tmp_path / "nets.py").write_text("")
+    fails(load, MissingError, f"did you mean {tmp_path / 'nets.py'}?", text=f"{tmp_path}/nest.py:net")
+    fails(load, MissingError, f"no file {tmp_path}/else/nest.py", text=f"{tmp_path}/else/nest.py:net")
     fails(load, MissingError, "no module 'nowhere'", text="nowhere.deep:net")
     fails(load, MissingError, "no function 'Linaer'", "Linear", text="torch.nn:Linaer")
 

@@ -17,6 +17,7 @@ from deatbench.data.cifar_binary import read_binary
 from deatbench.data.cifar_python import read_python
 from deatbench.data.download import Remote, download
 from deatbench.data.parquet import parquet_shards, read_parquet
+from deatbench.errors import MissingError
 
 SHAPE = (3, 32, 32)
 N_TRAIN, N_TEST = 50_000, 10_000
@@ -34,6 +35,7 @@ class CifarFiles:
         python_key: the key of the labels in the python version.
         parquet_columns: names that the hub's repositories give the label column.
         archive: the binary version on its authors' site.
+        sha256: of train and test as they are read, where known; the binary version comes without checksums.
     """
 
     title: str
@@ -49,6 +51,7 @@ class CifarFiles:
     python_key: str
     parquet_columns: tuple[str, ...]
     archive: Remote
+    sha256: tuple[str, str] | None = None
 
 
 def cifar(
@@ -92,14 +95,19 @@ def _holds(folder: Path, names: tuple[str, ...]) -> bool:
 
 
 def _read_binary(files: CifarFiles, folder: Path) -> tuple[Images, Images]:
-    def read(names: tuple[str, ...], n: int) -> Images:
+    def read(names: tuple[str, ...], n: int, sha256: str | None) -> Images:
         parts = [
             read_binary(folder / part, n // len(names), len(files.classes), files.label_offset, files.label_bytes)
             for part in names
         ]
-        return _joined(parts)
+        images = _joined(parts)
+        if sha256 is not None and images.sha256() != sha256:
+            held = f"{folder / names[0]}{' and those beside it hold' if names[1:] else ' holds'}"
+            raise MissingError(f"{held} other images or labels than {files.title}", "fetch the files again")
+        return images
 
-    return read(files.binary_train, N_TRAIN), read((files.binary_test,), N_TEST)
+    train, test = files.sha256 or (None, None)
+    return read(files.binary_train, N_TRAIN, train), read((files.binary_test,), N_TEST, test)
 
 
 def _read_python(files: CifarFiles, folder: Path) -> tuple[Images, Images]:

@@ -32,6 +32,10 @@ FILES = CifarFiles(
         "c32a1d4ab5d03f1284b67883e8d87530",
         (*_TRAIN, "test_batch.bin"),
     ),
+    sha256=(
+        "973ef2abb5897efc795681a4d79a6f5f642fa2bcb1a828f7476017c89db53a57",
+        "2c33b053d1cd726af8d86e174a96dd89d7000ba1412add026d68142375b89d51",
+    ),
 )
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import struct
 import sys
 import tarfile
@@ -228,6 +229,19 @@ def test_real_cifar10() -> None:
     mean, std = channel_statistics(cifar10.test)
     assert mean == pytest.approx(cifar10.mean, abs=0.005)
     assert std == pytest.approx(cifar10.std, abs=0.005)
+
+
+@pytest.mark.parametrize("file", ["data_batch_3.bin", "test_batch.bin"])
+def test_one_wrong_bit_of_cifar10_is_refused(file: str, tmp_path: Path) -> None:
+    """The length is right, and the pixels are all possible."""
+    copy = tmp_path / "cifar-10-batches-bin"
+    shutil.copytree(cifar10_folder() / copy.name, copy)
+    content = bytearray((copy / file).read_bytes())
+    content[5000] ^= 1
+    (copy / file).write_bytes(content)
+    with pytest.raises(MissingError) as caught:
+        load_dataset("cifar10", tmp_path)
+    one_line(caught.value, copy, "other images or labels than CIFAR-10", "fetch")
 
 
 @pytest.mark.parametrize(("label_bytes", "label_offset"), [(1, 0), (2, 1)])

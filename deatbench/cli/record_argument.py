@@ -7,10 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deatbench.errors import MissingError
+from deatbench.errors import ConfigError, MissingError
 
 if TYPE_CHECKING:
     from deatbench.store import Home
+
+
+def evaluation_file(name: str, home: Home) -> Path:
+    """The file of the evaluation that `name` stands for. Raises ConfigError if there are several."""
+    files = evaluation_files(name, home)
+    if len(files) > 1:
+        in_home = not Path(name).expanduser().is_dir()  # elsewhere only a path leads to them
+        choices = [file.stem if in_home else str(file) for file in files]
+        raise ConfigError(f"{name} has {len(files)} evaluations", f"name one: {listed(choices)}")
+    return files[0]
 
 
 def evaluation_files(name: str, home: Home) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from deatbench.cli import options
+from deatbench.cli.record_argument import evaluation_file, zoo_entry
 from deatbench.errors import ConfigError, MissingError
 
 if TYPE_CHECKING:
@@ -102,17 +103,13 @@ def reproduce(ctx: click.Context, **given: Any) -> None:
         _run(asked, path, record, record_sha256, machine, found, team)
 
 
-def _record_path(text: str, home: Home) -> Path:
-    """The record at that path, or the one that ranks the zoo model of that id."""
+def _record_path(name: str, home: Home) -> Path:
+    """The evaluation that `name` stands for; of a zoo model's the one that ranks it."""
     from deatbench.report.model.zoo import ZooModel
-    from deatbench.store import safe_name
 
-    path = Path(text).expanduser()
-    if path.is_file():
-        return path
-    if path.suffix == ".json" or set(text) & set("/\\"):
-        raise MissingError(f"no record {text}")
-    entry = home.zoo_entry(safe_name(text.removeprefix("zoo:"), "zoo id"))
+    entry = zoo_entry(name, home)
+    if entry is None or Path(name).expanduser().exists():
+        return evaluation_file(name, home)
     deciding = ZooModel.read(entry).deciding
     if deciding is None:
         raise MissingError(f"{entry.name} has no evaluation yet", f"deatbench eval zoo:{entry.name} --autoattack")

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from deatbench.cli import options
-from deatbench.errors import ConfigError
+from deatbench.cli.record_argument import evaluation_file
 
 if TYPE_CHECKING:
     from deatbench.pipeline import Machine
     from deatbench.pipeline.checks import Check
     from deatbench.records import EvaluationRecord
-    from deatbench.store import Home
 
 
 @dataclass(frozen=True)
@@ -86,23 +85,11 @@ def verify(ctx: click.Context, **given: Any) -> None:
     from deatbench.store import Home
 
     asked = Asked(**given)
-    path = _record_path(asked.record, Home(asked.home.expanduser()))
+    path = evaluation_file(asked.record, Home(asked.home.expanduser()))
     record = read_evaluation(path)
     checks = _look_again(ctx, asked, path, record)
     _show(record, checks, asked.as_json)
     raise_if_failed(checks, path)
-
-
-def _record_path(name: str, home: Home) -> Path:
-    """The file of the evaluation that `name` stands for. Raises ConfigError if there are several."""
-    from deatbench.cli.record_argument import evaluation_files, listed
-
-    files = evaluation_files(name, home)
-    if len(files) > 1:
-        in_home = not Path(name).expanduser().is_dir()  # elsewhere only a path leads to them
-        choices = [file.stem if in_home else str(file) for file in files]
-        raise ConfigError(f"{name} has {len(files)} evaluations", f"name one: {listed(choices)}")
-    return files[0]
 
 
 def _look_again(ctx: click.Context, asked: Asked, path: Path, record: EvaluationRecord) -> list[Check]:

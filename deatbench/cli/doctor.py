@@ -6,7 +6,6 @@ import json
 import platform
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -147,24 +146,15 @@ def _data(data_dir: Path | None) -> Iterator[Finding]:
 
 
 def _disk(home: Path) -> Iterator[Finding]:
-    existing = next(parent for parent in (home.resolve(), *home.resolve().parents) if parent.exists())
-    if why := _unwritable(existing):
+    from deatbench.cli.machine import unwritable
+
+    if why := unwritable(home):
         yield Finding("home", "broken", f"{home} cannot be written: {why}", "choose another --home")
-    folder = existing if existing.is_dir() else existing.parent
+    folder = next(parent for parent in (home.resolve(), *home.resolve().parents) if parent.is_dir())
     free = shutil.disk_usage(folder).free
     low = free < LOW_DISK_BYTES
     fix = "make room: checkpoints of large models need gigabytes" if low else ""
     yield Finding("free disk", "note" if low else "ok", f"{free / 2**30:.1f} GiB in {home}", fix)
-
-
-def _unwritable(folder: Path) -> str | None:
-    """Why no file can be written there; None if one could. Permissions alone do not say: /proc has them."""
-    try:
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:  # gone with its end
-            file.write(b"deatbench")
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
 
 
 def _version(package: str) -> str | None:

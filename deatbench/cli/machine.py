@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,11 +46,23 @@ def make_machine(ctx: click.Context, *, home: Path, device: str, data_dir: Path 
 
 def check_writable(folder: Path) -> None:
     """Raises DeatbenchError unless `folder`, or what will hold it, can be written: better now than after the work."""
+    if why := unwritable(folder):
+        raise DeatbenchError(f"cannot write into {folder}: {why}", "choose another place")
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why no file could be written there, or in what will hold it; None if one could.
+
+    It is tried: permissions alone do not say (/proc has them).
+    """
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
-        raise DeatbenchError(f"cannot write into {folder}: {existing} is not a folder", "choose another place")
-    if not os.access(existing, os.W_OK):
-        raise DeatbenchError(f"cannot write into {folder}: no permission", "choose another place")
+        return f"{existing} is not a folder"
+    try:
+        tempfile.TemporaryFile(dir=existing).close()  # gone with its end
+    except OSError as error:
+        return "no permission" if isinstance(error, PermissionError) else error.strerror or str(error)
+    return None
 
 
 def command_line(arguments: Sequence[str]) -> str:

@@ -60,8 +60,9 @@ class Asked:
 def reproduce(ctx: click.Context, **given: Any) -> None:
     """Train and attack a model again as its record says, and say whether the same comes out.
 
-    RECORD is the file or id of an evaluation, or the id of a zoo model, for the evaluation that ranks it. Training starts
-    from nothing with the record's recipe and seed; then come its attacks with their seed, images, engine and draws.
+    RECORD is the file or id of an evaluation, or the id of a zoo model, for the evaluation that ranks it. Training
+    starts from nothing with the record's recipe and seed; then come its attacks with their seed, images, engine and
+    draws.
     What came out is called
 
     \b

@@ -206,8 +206,8 @@ def test_doctor_writes_into_the_home_to_know(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for place, why in (
         ("/proc", ""),
-        (tmp_path / "file", "Not a directory"),
-        (tmp_path / "file" / "below", "Not a directory"),
+        (tmp_path / "file", f"{tmp_path / 'file'} is not a folder"),
+        (tmp_path / "file" / "below", f"{tmp_path / 'file'} is not a folder"),
     ):
         first = next(iter(_disk(Path(place))))
         assert (first.topic, first.state) == ("home", "broken")

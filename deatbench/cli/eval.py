@@ -153,7 +153,7 @@ def _measure(
     from deatbench import pipeline
     from deatbench.cli.downloading import load_data
     from deatbench.cli.machine import data_on_stdout
-    from deatbench.cli.model_argument import dataset_for, load_named, threat_for
+    from deatbench.cli.model_argument import check_arch, check_checkpoint, dataset_for, load_named, threat_for
     from deatbench.cli.monitor import make_monitor
     from deatbench.engine.shards import shards
     from deatbench.records import check_radius
@@ -162,7 +162,7 @@ def _measure(
         data = load_data(asked.dataset, machine) if asked.dataset else None
         checkpoint = asked.checkpoint or "best"
         loaded = load_named(asked.model, machine, checkpoint, asked.arch, asked.overrides, data)
-        _check_checkpoint(asked.checkpoint, loaded)
+        check_checkpoint(asked.checkpoint, loaded)
         threat = threat_for(loaded, asked.norm, asked.eps)
         for text in request.eps_sweep:
             check_radius(threat.norm, text)
@@ -174,25 +174,11 @@ def _measure(
             surrogate = load_named(asked.surrogate, machine, checkpoint, asked.arch, asked.overrides, data)
             surrogate.module.to(machine.device)
             request = replace(request, surrogate=surrogate)
-        _check_arch(asked.arch, *filter(None, (loaded, request.surrogate)))
+        check_arch(asked.arch, *filter(None, (loaded, request.surrogate)))
         with make_monitor() as monitor:
             done = pipeline.evaluate(loaded, data, threat, request, machine, monitor=monitor, shards=shards(team))
         path = done.write(folders) if team.rank == 0 else folders[0]
     return done.record, path, done.interrupted
-
-
-def _check_checkpoint(checkpoint: str | None, model: LoadedModel) -> None:
-    """Raises ConfigError where --checkpoint asks for other weights than these, of what has no others."""
-    kept = model.training.checkpoint if model.training else None
-    if checkpoint not in (None, kept):
-        what = f"has {kept} weights only" if kept else "is no run"
-        raise ConfigError(f"--checkpoint {checkpoint}: {model.source} {what}", "leave out --checkpoint")
-
-
-def _check_arch(arch: str | None, *models: LoadedModel) -> None:
-    """Raises ConfigError where --arch names none of the networks: they say themselves what they are."""
-    if arch is not None and all(model.arch != arch for model in models):
-        raise ConfigError(f"--arch {arch}: {models[0].source} is a {models[0].arch}", "leave out --arch")
 
 
 def _request(asked: Asked) -> EvaluationRequest:

@@ -58,6 +58,20 @@ def _spec(arch: str, overrides: Sequence[str], data: Dataset) -> ModelSpec:
     return data.model_spec(arch, ARCHS.bind(arch, params, ARCH_CONTEXT))
 
 
+def check_checkpoint(checkpoint: str | None, model: LoadedModel) -> None:
+    """Raises ConfigError where --checkpoint asks for other weights than these, of what has no others."""
+    kept = model.training.checkpoint if model.training else None
+    if checkpoint not in (None, kept):
+        what = f"has {kept} weights only" if kept else "is no run"
+        raise ConfigError(f"--checkpoint {checkpoint}: {model.source} {what}", "leave out --checkpoint")
+
+
+def check_arch(arch: str | None, *models: LoadedModel) -> None:
+    """Raises ConfigError where --arch names none of the networks: they say themselves what they are."""
+    if arch is not None and all(model.arch != arch for model in models):
+        raise ConfigError(f"--arch {arch}: {models[0].source} is a {models[0].arch}", "leave out --arch")
+
+
 def dataset_for(model: LoadedModel, named: str | None) -> str:
     """The data set `named`, else the one that the model was trained for. Raises ConfigError if nobody knows it."""
     name = named or model.dataset

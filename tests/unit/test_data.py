@@ -13,6 +13,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deatbench.data import DATASETS, DataLocation, Dataset, found, get, load_dataset
+from deatbench.data import DATASETS, DataLocation, Dataset, cifar, found, get, load_dataset
 from deatbench.data import cifar10 as cifar10_file
 from deatbench.data.augment import augment
 from deatbench.data.cifar_binary import read_binary
@@ -242,6 +243,27 @@ def test_one_wrong_bit_of_cifar10_is_refused(file: str, tmp_path: Path) -> None:
     with pytest.raises(MissingError) as caught:
         load_dataset("cifar10", tmp_path)
     one_line(caught.value, copy, "other images or labels than CIFAR-10", "fetch")
+
+
+def test_a_known_sha256_is_held_against_what_is_read(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same without CIFAR-10 at hand: a data set of ten and two images."""
+    monkeypatch.setattr(cifar, "N_TRAIN", 10)
+    monkeypatch.setattr(cifar, "N_TEST", 2)
+    folder, files = nowhere / "cifar-10-batches-bin", cifar10_file.FILES
+    folder.mkdir()
+    for n, name in enumerate((*files.binary_train, files.binary_test)):
+        (folder / name).write_bytes(bytes([n]) + bytes(3072) + bytes([n + 1]) + bytes(3072))
+    monkeypatch.setattr(cifar10_file, "FILES", replace(files, sha256=None))
+    splits = cifar10_file.cifar10(DataLocation(nowhere)).read()
+    known = (splits[0].sha256(), splits[1].sha256())
+    monkeypatch.setattr(cifar10_file, "FILES", replace(files, sha256=known))
+    cifar10_file.cifar10(DataLocation(nowhere)).read()
+    for name in ("data_batch_5.bin", "test_batch.bin"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:-1] + b"\1")
+        with pytest.raises(MissingError, match="other images or labels"):
+            cifar10_file.cifar10(DataLocation(nowhere)).read()
+        (folder / name).write_bytes(whole)
 
 
 @pytest.mark.parametrize(("label_bytes", "label_offset"), [(1, 0), (2, 1)])

@@ -20,18 +20,19 @@ from torch import Tensor, nn
 from deatbench.engine.vjp import Pull
 
 Pair = tuple[int, ...]  # height, width
-Key = tuple[Pair, int, int, int | None]
+Key = tuple[int, int, int | None]
+Made = tuple[Key, Tensor, Tensor | None]
 
 
 class DenseConv:
-    """The matrix of a convolution's present weights for one size of map, made when it is first asked for.
+    """The matrix of a convolution's present weights for a size of map, made when it is first asked for.
 
-    Threads may share it: a matrix is replaced as a whole, never written to.
+    Threads may share it: a matrix is replaced as a whole, and written to by `renew` only.
     """
 
     def __init__(self, stride: Pair, padding: Pair) -> None:
         self.stride, self.padding = stride, padding
-        self._made: tuple[Key, Tensor, Tensor | None] | None = None
+        self._made: dict[Pair, Made] = {}
 
     def pays(self, x_NCHW: Tensor, weight: Tensor) -> bool:
         """Whether the matrix multiplies less than the kernel."""
@@ -40,19 +41,30 @@ class DenseConv:
     def vjp(self, x_NCHW: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Pull]:
         """As F.conv2d, and back to the image; channels last."""
         size = tuple(x_NCHW.shape[2:])
-        edges = zip(size, self.padding, weight.shape[2:], self.stride, strict=True)
-        out = tuple((edge + 2 * pad - taps) // step + 1 for edge, pad, taps, step in edges)
-        matrix, offsets = self._matrix(weight, bias, size, out)
-        y_NFHW = _product(_flat(x_NCHW), matrix.t(), offsets, out)
+        made = self._made.get(size)
+        if made is None or made[0] != _key(weight, bias):
+            made = self._made[size] = self._make(size, weight, bias)
+        _, matrix, offsets = made
+        y_NFHW = _product(_flat(x_NCHW), matrix.t(), offsets, self._out(size, weight))
         return y_NFHW, lambda gradient: _product(_flat(gradient), matrix, None, size)
 
-    def _matrix(self, weight: Tensor, bias: Tensor | None, size: Pair, out: Pair) -> tuple[Tensor, Tensor | None]:
-        key = size, weight.data_ptr(), weight._version, None if bias is None else bias._version  # counts every write
-        made = self._made
-        if made is None or made[0] != key:
-            offsets = None if bias is None else bias.repeat(out[0] * out[1])
-            made = self._made = key, _matrix(weight, self.stride, self.padding, size, out), offsets
-        return made[1], made[2]
+    def renew(self, weight: Tensor, bias: Tensor | None) -> None:
+        """The matrices that are there take over the present weights, in place: programs read them too (scripted.py)."""
+        for size, (_, matrix, offsets) in self._made.items():
+            key, new_matrix, new_offsets = self._make(size, weight, bias)
+            matrix.copy_(new_matrix)
+            if offsets is not None and new_offsets is not None:
+                offsets.copy_(new_offsets)
+            self._made[size] = key, matrix, offsets
+
+    def _make(self, size: Pair, weight: Tensor, bias: Tensor | None) -> Made:
+        out = self._out(size, weight)
+        offsets = None if bias is None else bias.repeat(out[0] * out[1])
+        return _key(weight, bias), _matrix(weight, self.stride, self.padding, size, out), offsets
+
+    def _out(self, size: Pair, weight: Tensor) -> Pair:
+        edges = zip(size, self.padding, weight.shape[2:], self.stride, strict=True)
+        return tuple((edge + 2 * pad - taps) // step + 1 for edge, pad, taps, step in edges)
 
 
 def dense_conv(conv: nn.Conv2d, dtype: torch.dtype) -> DenseConv | None:
@@ -61,6 +73,10 @@ def dense_conv(conv: nn.Conv2d, dtype: torch.dtype) -> DenseConv | None:
     if not covered or isinstance(conv.padding, str) or dtype != torch.float32 or conv.weight.device.type != "cpu":
         return None
     return DenseConv(conv.stride, conv.padding)
+
+
+def _key(weight: Tensor, bias: Tensor | None) -> Key:
+    return weight.data_ptr(), weight._version, None if bias is None else bias._version  # counts every write
 
 
 def _flat(x_NCHW: Tensor) -> Tensor:

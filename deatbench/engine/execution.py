@@ -20,11 +20,13 @@ Switch = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True)
 class Execution:
-    """What `auto` means: compile and graph on CUDA only, folding everywhere, 8 channels on CUDA in half precision.
+    """What `auto` means: compile and graph on CUDA only, folding everywhere, 8 channels on CUDA in half precision, and
+    small networks scripted on CPUs.
 
     Args:
         compile: torch.compile of the attack form and of the training pass; "attack": of the attack form alone.
         graph: the whole step as one CUDA graph; "on" without CUDA: the same buffers, no graph.
+        script: TorchScript programs of the attack form, unless it is compiled.
         fold: the attack asks a network with folded batch norm (only where batch norm is in eval mode inside it).
         channels: the attack form's first convolution is filled up to so many channels; "auto", "0", "4", "8".
         mode: torch.compile's mode.
@@ -33,6 +35,7 @@ class Execution:
 
     compile: Literal["auto", "on", "off", "attack"] = "auto"
     graph: Switch = "auto"
+    script: Literal["auto", "off"] = "auto"
     fold: Switch = "auto"
     channels: Literal["auto", "0", "4", "8"] = "auto"
     mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"

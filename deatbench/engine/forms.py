@@ -1,7 +1,7 @@
 """The forms that a network takes in a training step, built and checked once, on the first batch.
 
-Its attack asks a shadow of the network (shadow.py), its loss the network itself; on CUDA both are compiled. What fails
-on the way is left out, with a note.
+Its attack asks a shadow of the network (shadow.py), its loss the network itself; on CUDA both are compiled, on a CPU a
+small network's shadow is scripted (scripted.py). What fails on the way is left out, with a note.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
+from deatbench.archs.build import count_flops
 from deatbench.engine.execution import Execution, compiled
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.plan import Plan
+from deatbench.engine.scripted import MOST_FLOPS, ScriptedForm
 from deatbench.engine.search import strict_float32
 from deatbench.engine.selfcheck import check_gradient
 from deatbench.engine.shadow import TENSOR_CORE_CHANNELS, AttackForm, worth_a_shadow
@@ -28,7 +30,7 @@ class Forms:
 
     Attributes:
         network: what the loss asks: the model, perhaps compiled.
-        search: what the attack asks, the shadow, perhaps compiled; None: the model itself.
+        search: what the attack asks, the shadow, perhaps compiled or scripted; None: the model itself.
     """
 
     def __init__(self, plan: Plan, model: nn.Module, execution: Execution, monitor: Monitor) -> None:
@@ -37,6 +39,7 @@ class Forms:
         self.network = model
         self.search: nn.Module | None = None
         self._shadow: AttackForm | None = None
+        self._compiled: list[str] = []
 
     def prepare(self, batch: Batch) -> None:
         """Build the shadow, check its gradient, compile what is to be compiled; state and randomness stay."""
@@ -49,6 +52,8 @@ class Forms:
                 self.attempt("the compiled attack", lambda: self._compile_attack(batch))
             if self.execution.compile != "attack" and plan.processes.world == 1:
                 self.attempt("the compiled training pass", lambda: self._compile_network(batch))
+        elif self._shadow is not None and not self.cuda and self.execution.script != "off":
+            self.attempt("the scripted attack", lambda: self._script_attack(batch))
         if self.cuda:
             torch.cuda.synchronize(plan.device)
             self.monitor.note(f"training step prepared in {time.perf_counter() - started:.1f} s ({self.describe()})")
@@ -65,9 +70,7 @@ class Forms:
     def describe(self) -> str:
         """The forms in words."""
         attack = "unfolded" if self._shadow is None else "folded bf16" if self.half else "folded float32"
-        forms = {"attack": self.search is not self._shadow, "update": self.network is not self.model}
-        compiled = [part for part, is_compiled in forms.items() if is_compiled]
-        return f"attack {attack}, compiled: {' and '.join(compiled) or 'nothing'}"
+        return f"attack {attack}, compiled: {' and '.join(self._compiled) or 'nothing'}"
 
     def attempt(self, what: str, work: Callable[[], None]) -> None:
         """Do without what fails, and say so."""
@@ -103,6 +106,16 @@ class Forms:
         if self.cuda:
             self.monitor.note(f"compiled attack's input gradient against float64: {agreement}")
         self.search = search
+        self._compiled.append("attack")
+
+    def _script_attack(self, batch: Batch) -> None:
+        """For networks so small that calls cost as much as what they compute."""
+        assert self._shadow is not None
+        if count_flops(self.model, batch.x_NCHW.shape) > MOST_FLOPS:
+            return
+        search = ScriptedForm(self._shadow, batch.x_NCHW)
+        check_gradient(search, self.model, batch.x_NCHW, batch.y_N)
+        self.search = search
 
     def _compile_network(self, batch: Batch) -> None:
         """Compile and try the training pass; statistics of batch norm are put back, gradients dropped."""
@@ -117,3 +130,4 @@ class Forms:
             for buffer, value in zip(self.model.buffers(), before, strict=True):
                 buffer.copy_(value)
         self.network = network
+        self._compiled.append("update")

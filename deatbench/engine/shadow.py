@@ -88,6 +88,7 @@ class AttackForm(nn.Module):
             _replace_norms(root, graph, model, self._folded)
         _share_or_copy(root, model, dtype, self._copies)
         self.net = fx.GraphModule(root, graph)
+        self._convs = [part for part in self.net.modules() if isinstance(part, ShadowConv)]
         self.eval()
         self.refresh()
 
@@ -103,6 +104,8 @@ class AttackForm(nn.Module):
             self._fold()
         for weight, deviation_1C11 in self._divided:
             weight.div_(deviation_1C11)
+        for conv in self._convs:
+            conv.renew()
 
     def _fold(self) -> None:
         parts = self._folded

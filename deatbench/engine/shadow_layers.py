@@ -49,6 +49,14 @@ class ShadowConv(nn.Module):
             return F.conv2d(x_NCHW, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         return differentiable(lambda x_NCHW: form.vjp(x_NCHW, self.weight, self.bias), x_NCHW)
 
+    def renew(self) -> None:
+        """What the other forms have made of the weights is written anew, where it lies."""
+        for form in self.other_forms:
+            if isinstance(form, DenseConv):
+                form.renew(self.weight, self.bias)
+            elif isinstance(form, WinogradConv):
+                form.renew(self.weight)
+
     @property
     def sees_image(self) -> bool:
         """Whether it has few enough channels for an input gradient of its own (first_conv.py)."""

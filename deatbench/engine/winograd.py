@@ -35,7 +35,7 @@ LEAST_PAIRS = 64 * 64  # of input and output channels
 class WinogradConv:
     """A convolution's present weights in transformed form, made when first asked for: forth, and back for gradients.
 
-    Threads may share it: a form is replaced as a whole, never written to.
+    Threads may share it: a form is replaced as a whole, and written to by `renew` only.
     """
 
     def __init__(self, padding: int) -> None:
@@ -66,11 +66,18 @@ class WinogradConv:
         return made[1]
 
     def back(self, weight: Tensor) -> Tensor:
-        """[36, F, C]: a gradient goes back through the same taps in the opposite order."""
+        """[36, F, C]."""
         made = self._back
         if made is None or made[0] != _state(weight):
-            made = self._back = _state(weight), _transformed(weight.flip(2, 3).transpose(0, 1))
+            made = self._back = _state(weight), _transformed(_turned(weight))
         return made[1]
+
+    def renew(self, weight: Tensor) -> None:
+        """The forms that are there take over the present weights, in place: programs read them too (scripted.py)."""
+        if self._forth is not None:
+            self._forth = _state(weight), self._forth[1].copy_(_transformed(weight))
+        if self._back is not None:
+            self._back = _state(weight), self._back[1].copy_(_transformed(_turned(weight)))
 
 
 def winograd_conv(conv: nn.Conv2d, dtype: torch.dtype) -> WinogradConv | None:
@@ -115,6 +122,11 @@ def _on_both_axes(matrix: Tensor, x: Tensor) -> Tensor:
 def _transformed(weight_FCUV: Tensor) -> Tensor:
     """G w Gᵀ for every pair of channels, [36, C, F]."""
     return _on_both_axes(G, weight_FCUV.permute(2, 3, 1, 0)).view(SEEN**2, weight_FCUV.shape[1], -1)
+
+
+def _turned(weight_FCUV: Tensor) -> Tensor:
+    """As a gradient meets it, going back: taps in the opposite order, channels and features exchanged."""
+    return weight_FCUV.flip(2, 3).transpose(0, 1)
 
 
 def _state(weight: Tensor) -> tuple[int, int]:

@@ -101,3 +101,19 @@ def test_a_network_for_small_images_uses_it(monkeypatch: pytest.MonkeyPatch) -> 
     x = torch.rand(4, 1, 8, 8)
     torch.testing.assert_close(form(x), model(x), rtol=1e-4, atol=1e-5)
     assert 0 < len(used) < sum(isinstance(part, ShadowConv) for part in form.modules())
+
+
+def test_matrices_are_renewed_where_they_lie() -> None:
+    weight, bias, conv = torch.randn(2, 2, 3, 3), torch.randn(2), DenseConv((1, 1), (1, 1))
+    for x in (torch.randn(2, 2, 1, 1), torch.randn(2, 2, 2, 2)):
+        asked(conv, x, weight, bias)
+    before = dict(conv._made)
+    weight.mul_(2)
+    bias.mul_(3)
+    conv.renew(weight, bias)
+    for size, (_, matrix, offsets) in conv._made.items():
+        assert before[size][1] is matrix
+        assert before[size][2] is offsets
+        x = torch.randn(2, 2, *size)
+        torch.testing.assert_close(asked(conv, x, weight, bias), F.conv2d(x, weight, bias, 1, 1))
+        assert conv._made[size][1] is matrix

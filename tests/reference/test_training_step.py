@@ -21,9 +21,11 @@ from deatbench.data import Dataset
 from deatbench.data.augment import augment
 from deatbench.engine.attack_threads import AttackThreads
 from deatbench.engine.execution import Execution
+from deatbench.engine.forms import Forms
 from deatbench.engine.interruption import Stopped
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.plan import Plan
+from deatbench.engine.scripted import ScriptedForm
 from deatbench.engine.search import Search
 from deatbench.engine.seeding import derive, epoch_order, seed_everything
 from deatbench.engine.selfcheck import check_gradient
@@ -314,6 +316,40 @@ def test_compiled_forms_take_the_same_course(method: str, digits: Dataset) -> No
     assert ours == pytest.approx(plain(*make(digits, method), 8), rel=1e-3)
 
 
+@pytest.mark.parametrize("method", METHODS.names())
+def test_a_scripted_attack_changes_no_bit(method: str, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, notes, vjp = [], Notes(), ScriptedForm._vjp
+    monkeypatch.setattr(ScriptedForm, "_vjp", lambda self, x_NCHW: passes.append(1) or vjp(self, x_NCHW))
+    ours = stepped(*make(digits, method, "preact_resnet18"), 8, notes)
+    assert len(passes) > 8 or not METHODS[method].asks_network
+    assert not notes.lines
+    monkeypatch.undo()
+    assert stepped(*make(digits, method, "preact_resnet18"), 8, script="off") == ours
+
+
+def test_large_networks_are_not_scripted(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, state = make(digits)
+    forms = Forms(plan, state.model, Execution(), Monitor())
+    x_NCHW, y_N = batches(digits, 1)[0]
+    batch = Batch(x_NCHW, y_N, BatchRng(torch.Generator()))
+    forms.prepare(batch)
+    assert isinstance(forms.search, ScriptedForm)
+    monkeypatch.setattr("deatbench.engine.forms.MOST_FLOPS", 1000)
+    forms.prepare(batch)
+    assert isinstance(forms.search, AttackForm)
+
+
+def test_what_cannot_be_scripted_is_trained_all_the_same(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise RuntimeError("Arguments for call are not valid.\nmore")
+
+    theirs = stepped(*make(digits), 3)
+    monkeypatch.setattr("torch.jit.script", fails)
+    notes = Notes()
+    assert stepped(*make(digits), 3, notes) == theirs
+    assert notes.lines == ["training without the scripted attack: RuntimeError: Arguments for call are not valid."]
+
+
 # -- the switches
 
 
@@ -439,7 +475,7 @@ def test_a_step_with_threads_takes_the_course_of_one_without(digits: Dataset, mo
     monkeypatch.setattr(AttackThreads, "perturb", counting)
     for parts in (False, True):
         monkeypatch.setattr(AttackThreads, "divide", lambda self, images, parts=parts: parts)
-        losses.append(stepped(*make(digits, "deat", "preact_resnet18"), 20))
+        losses.append(stepped(*make(digits, "deat", "preact_resnet18"), 20, script="off"))
     assert len(asked) == 20
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1][:3] == pytest.approx(losses[0][:3], rel=1e-3)

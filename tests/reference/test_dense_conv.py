@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from watched_calls import calls_of
 
 from deatbench.archs.build import build_arch
 from deatbench.engine.dense_conv import DenseConv, dense_conv
@@ -90,14 +89,7 @@ def test_a_network_for_small_images_uses_it(monkeypatch: pytest.MonkeyPatch) -> 
     torch.manual_seed(0)
     model = build_arch("vgg16", num_classes=10, in_channels=1, image_size=8, mean=(0.3,), std=(0.4,), width=0.0625)
     model.eval()
-    form, used = AttackForm(model), []
-    vjp = DenseConv.vjp
-
-    def counting(self: DenseConv, *arguments: Any) -> Any:
-        used.append(self)
-        return vjp(self, *arguments)
-
-    monkeypatch.setattr(DenseConv, "vjp", counting)
+    form, used = AttackForm(model), calls_of(monkeypatch, DenseConv, "vjp")
     x = torch.rand(4, 1, 8, 8)
     torch.testing.assert_close(form(x), model(x), rtol=1e-4, atol=1e-5)
     assert 0 < len(used) < sum(isinstance(part, ShadowConv) for part in form.modules())

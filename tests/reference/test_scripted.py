@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from watched_calls import calls_of
 
 from deatbench.archs.build import build_arch
 from deatbench.attacks.gradient import ascent_direction, cross_entropy, margin
@@ -23,16 +23,9 @@ NETS: list[tuple[str, dict[str, Any]]] = [
     ("senet18", {"width": 0.0625}),
     ("vgg16", {"width": 0.0625}),
     ("wrn_16_4", {"width": 0.125}),
-    ("timm/resnet18", {}),
 ]
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+IMAGES = [(1, 8), (3, 16)]  # channels, size
+CASES = [*((*net, *images) for net in NETS for images in IMAGES), ("timm/resnet18", {}, 3, 16)]  # its stride is 32
 
 
 def net(arch: str = "preact_resnet18", channels: int = 1, size: int = 8, **params: Any) -> nn.Module:
@@ -61,11 +54,8 @@ def assert_same(ours: nn.Module, theirs: nn.Module, x_NCHW: Tensor, loss: Any = 
     return found[0]
 
 
-@pytest.mark.parametrize(("arch", "params"), NETS)
-@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 16)])
+@pytest.mark.parametrize(("arch", "params", "channels", "size"), CASES)
 def test_it_is_the_form_after_every_update(arch: str, params: dict[str, Any], channels: int, size: int) -> None:
-    if arch == "timm/resnet18" and size == 8:
-        pytest.skip("its stride is 32")
     model, x_NCHW = net(arch, channels, size, **params), images(6, channels, size)
     form = AttackForm(model)
     scripted, gradients = ScriptedForm(form, x_NCHW), []
@@ -76,17 +66,9 @@ def test_it_is_the_form_after_every_update(arch: str, params: dict[str, Any], ch
     assert not torch.equal(gradients[0], gradients[2])
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_transformed_weights_are_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x_NCHW = net("vgg16", size=16), images(8, size=16)
-    form, used = AttackForm(model), []
-    vjp = WinogradConv.vjp
-
-    def counting(self: WinogradConv, *arguments: Any) -> Any:
-        used.append(self)
-        return vjp(self, *arguments)
-
-    monkeypatch.setattr(WinogradConv, "vjp", counting)
+    form, used = AttackForm(model), calls_of(monkeypatch, WinogradConv, "vjp")
     scripted = ScriptedForm(form, x_NCHW)
     assert used
     updated(model, form, x_NCHW)
@@ -103,7 +85,7 @@ def test_it_knows_shorter_arithmetic_and_any_loss() -> None:
         assert torch.equal(scripted(x_NCHW), form(x_NCHW))
 
 
-def test_other_batches_go_to_the_form_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_batches_go_to_the_form_itself() -> None:
     model, asked = net(width=0.0625), []  # type: nn.Module, list[int]
     form = AttackForm(model)
     scripted = ScriptedForm(form, images())

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from watched_calls import calls_of
 
 from deatbench.archs.build import build_arch
 from deatbench.attacks.gradient import cross_entropy, input_gradient
@@ -318,13 +319,13 @@ def test_compiled_forms_take_the_same_course(method: str, digits: Dataset) -> No
 
 @pytest.mark.parametrize("method", METHODS.names())
 def test_a_scripted_attack_changes_no_bit(method: str, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes, notes, vjp = [], Notes(), ScriptedForm._vjp
-    monkeypatch.setattr(ScriptedForm, "_vjp", lambda self, x_NCHW: passes.append(1) or vjp(self, x_NCHW))
+    passes, notes = calls_of(monkeypatch, ScriptedForm, "_vjp"), Notes()
     ours = stepped(*make(digits, method, "preact_resnet18"), 8, notes)
     assert len(passes) > 8 or not METHODS[method].asks_network
     assert not notes.lines
-    monkeypatch.undo()
+    made = len(passes)
     assert stepped(*make(digits, method, "preact_resnet18"), 8, script="off") == ours
+    assert len(passes) == made
 
 
 def test_large_networks_are_not_scripted(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

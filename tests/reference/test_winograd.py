@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from watched_calls import calls_of
 
 from deatbench.archs.build import build_arch
 from deatbench.engine.shadow import AttackForm
@@ -128,14 +128,7 @@ def test_a_wide_network_uses_it_and_stays_the_same_function(arch: str, monkeypat
     model = build_arch(
         arch, num_classes=10, in_channels=3, image_size=32, mean=(0.5,) * 3, std=(0.25,) * 3, **width
     ).eval()
-    form, used = AttackForm(model), []
-    vjp = WinogradConv.vjp
-
-    def counting(self: WinogradConv, *arguments: Any) -> Any:
-        used.append(self)
-        return vjp(self, *arguments)
-
-    monkeypatch.setattr(WinogradConv, "vjp", counting)
+    form, used = AttackForm(model), calls_of(monkeypatch, WinogradConv, "vjp")
     x = torch.rand(32, 3, 32, 32, requires_grad=True)
     found, expected = form(x), model(x)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.detach().abs().max()))

@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "archs": BASE,
     "optim": {"errors", "registry"},
     "attacks": BASE | {"threats"},
+    "certificates": {"errors", "archs", "threats"},
     "trackers": BASE,
     "methods": BASE | {"attacks", "threats", "optim"},
     "engine": BASE | ENGINE,

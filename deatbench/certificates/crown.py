@@ -1,0 +1,147 @@
+"""CROWN: linear lower bounds on every neuron and margin of a network over a box of images, backwards layer by layer.
+
+Zhang, Weng, Chen, Hsieh, Daniel 2018, "Efficient Neural Network Robustness Certification with General Activation
+Functions" (arXiv 1811.00866), the adaptive lower slopes of its section 3.3; on networks with branches as in Xu et al.
+2020 (arXiv 2002.12920). An unstable ReLU with inputs in [l, u], l < 0 < u, lies below the line through (l, 0) and
+(u, u), and above slope · input, the slope 1 where u > −l and else 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deatbench.certificates.layers import Box, ReLU
+from deatbench.certificates.network import Network
+from deatbench.certificates.rows import Rows, Windows, products
+
+AT_ONCE = 2**18  # coefficients of rows on the largest map: what a core's cache holds
+ROUND = 32  # rows at once are multiples of this; so many while it is not known how wide they become
+
+
+class Lines(NamedTuple):
+    """Lines through and above a ReLU, element by element: lower · z ≤ ReLU(z) ≤ (lower + further) · z + above."""
+
+    lower: Tensor
+    further: Tensor
+    above: Tensor
+
+    @classmethod
+    def around(cls, box: Box) -> Lines:
+        """The lines for inputs in the box."""
+        low, high = box.lower.clamp_max(0), box.upper.clamp_min(0)
+        upper = torch.where(high > 0, high / (high - low).clamp_min(1e-30), 0.0)
+        lower = (high > -low).float()
+        return cls(lower, upper - lower, -upper * low)
+
+
+class Bounds:
+    """Bounds on what a network computes over a box of images [C, H, W] in [0, 1]. One box, one thread.
+
+    `widest` learns, for each step, how many coefficients a row that begins there has where it has most.
+    """
+
+    def __init__(self, network: Network, pixels: Box, widest: dict[int, int] | None = None) -> None:
+        self.network = network
+        self.widest = {} if widest is None else widest
+        self.root = network.enter(pixels)
+        self._boxes: list[Box] = []  # of each step's output
+        self._lines: dict[int, Lines] = {}  # of each ReLU
+        self._cuts: dict[tuple[int, Windows | None], Lines] = {}  # those lines, as rows in windows see them
+        self.rows_used = 0
+
+    def refine(self, most_rows: int) -> bool:
+        """Bound every ReLU's input; False if that takes more than so many rows."""
+        read_by_relu = {step.inputs[0] for step in self.network.steps if isinstance(step.layer, ReLU)}
+        for at, step in enumerate(self.network.steps):
+            boxes = [self.root if source < 0 else self._boxes[source] for source in step.inputs]
+            if isinstance(step.layer, ReLU):
+                self._lines[at] = Lines.around(boxes[0])
+            box = step.layer.forward(*boxes)
+            if at in read_by_relu and step.inputs != (-1,):  # of the image itself the interval is exact
+                if self.rows_used + int(_unstable(box).sum()) > most_rows:
+                    return False
+                box = self._refined(at, box)
+            self._boxes.append(box)
+        return True
+
+    def lower(self, functions_RK: Tensor) -> Tensor:
+        """Lower bounds [R] of linear functions of the logits."""
+        return self._lower(len(self.network.steps) - 1, len(functions_RK), lambda part: Rows(functions_RK[part]))
+
+    def _refined(self, at: int, box: Box) -> Box:
+        """The box around a step's output with better bounds for neurons that may be negative or positive."""
+        self._cuts.clear()
+        lower, upper = box.lower.flatten().clone(), box.upper.flatten().clone()
+        first_D = torch.where(upper > -lower, 1.0, -1.0)  # the side that is likelier to leave no doubt comes first
+        for sign_D in (first_D, -first_D):
+            neurons = torch.nonzero((lower < 0) & (upper > 0))[:, 0]
+            sign_R = sign_D[neurons]
+            bound_R = self._neurons(at, neurons, sign_R)
+            below, above = neurons[sign_R > 0], neurons[sign_R < 0]
+            lower[below] = torch.maximum(lower[below], bound_R[sign_R > 0])
+            upper[above] = torch.minimum(upper[above], -bound_R[sign_R < 0])
+        return Box(lower.view_as(box.lower), upper.view_as(box.upper))
+
+    def _neurons(self, at: int, neurons: Tensor, sign_R: Tensor) -> Tensor:
+        """Lower bounds [R] of ± some of a step's outputs."""
+        shape = self.network.shape(at)
+        area = torch.Size(shape[1:]).numel()
+
+        def rows(part: Tensor) -> Rows:
+            chosen = neurons[part]
+            values = F.one_hot(chosen // area, shape[0]) * sign_R[part, None]
+            if len(shape) == 1:
+                return Rows(values)
+            return Rows(values[:, :, None, None], Windows((shape[1], shape[2])), chosen % area)
+
+        return self._lower(at, len(neurons), rows)
+
+    def _lower(self, at: int, count: int, rows: Callable[[Tensor], Rows]) -> Tensor:
+        """Lower bounds [R] of linear functions of a step's output, as many at once as a cache holds.
+
+        Numbers of rows are rounded up, so that the convolutions' code need not be made anew for each.
+        """
+        self.rows_used += count
+        parts, start = [torch.empty(0)], 0
+        while start < count:
+            at_once = max(1, AT_ONCE // self.widest.get(at, AT_ONCE // ROUND))
+            size = min(at_once, -(-(count - start) // ROUND) * ROUND)
+            parts.append(self._back(at, rows(torch.arange(start, start + size).clamp_max(count - 1))))
+            start += size
+        return torch.cat(parts)[:count]
+
+    def _back(self, at: int, rows: Rows) -> Tensor:
+        """Through the layers to the image, and there the least value."""
+        waiting, constant_R = {at: rows}, torch.zeros(len(rows))
+        for index in range(at, -1, -1):
+            if index not in waiting:
+                continue
+            step, rows = self.network.steps[index], waiting.pop(index)
+            self.widest[at] = max(self.widest.get(at, 1), rows.values[0].numel())
+            before, constants_R = self._relaxed(index, rows) if isinstance(step.layer, ReLU) else step.layer.back(rows)
+            constant_R = constant_R + constants_R
+            for source, part in zip(step.inputs, before, strict=True):
+                known = waiting.get(source)
+                waiting[source] = part if known is None else known.plus(part, self.network.shape(source))
+        at_image, box = waiting[-1], self.root
+        self.widest[at] = max(self.widest[at], at_image.values[0].numel())
+        reach = products(at_image.values.abs(), at_image.of(at_image.seen(box.radius)))
+        return constant_R + at_image.dot(box.center) - reach
+
+    def _relaxed(self, relu: int, rows: Rows) -> tuple[tuple[Rows], Tensor]:
+        """Rows at a ReLU's input that bound the rows at its output from below."""
+        if (relu, rows.windows) not in self._cuts:
+            self._cuts[relu, rows.windows] = Lines(*(rows.seen(line) for line in self._lines[relu]))
+        lines = Lines(*(rows.of(line) for line in self._cuts[relu, rows.windows]))
+        negative = rows.values.clamp_max(0)
+        values = torch.addcmul(rows.values * lines.lower, negative, lines.further)
+        return (Rows(values, rows.windows, rows.place_R),), products(negative, lines.above)
+
+
+def _unstable(box: Box) -> Tensor:
+    return (box.lower < 0) & (box.upper > 0)

@@ -11,7 +11,6 @@ from deatbench.certificates.network import Network
 from deatbench.threats import ThreatModel
 
 SLACK = 1e-3  # of the largest logit: what a proved margin must exceed, far above what float32 rounds
-NORM = "Linf"
 
 
 class Certifier:
@@ -21,10 +20,13 @@ class Certifier:
         network: as `read` returns it.
         threat: Linf; the ball is its own, cut with [0, 1], and larger by its tolerance.
         most_rows: bounds that a proof may take; what needs more is not proved.
+        slack: what a proved margin must exceed, as a share of the largest logit.
     """
 
-    def __init__(self, network: Network, threat: ThreatModel, most_rows: int = 2**40) -> None:
-        self.network, self.threat, self.most_rows = network, threat, most_rows
+    norm = "Linf"
+
+    def __init__(self, network: Network, threat: ThreatModel, most_rows: int = 2**40, slack: float = SLACK) -> None:
+        self.network, self.threat, self.most_rows, self.slack = network, threat, most_rows, slack
         self._widest: dict[int, int] = {}
 
     @torch.no_grad()
@@ -34,7 +36,7 @@ class Certifier:
         if not bounds.refine(self.most_rows):
             return False
         largest = float(self.network.logits(x_CHW).abs().max())
-        return bool(bounds.lower(self._margins(label)).min() > SLACK * largest)
+        return bool(bounds.lower(self._margins(label)).min() > self.slack * largest)
 
     @torch.no_grad()
     def promise(self, x_CHW: Tensor, label: int) -> float:

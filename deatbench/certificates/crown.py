@@ -19,7 +19,7 @@ from deatbench.certificates.layers import Box, ReLU
 from deatbench.certificates.network import Network
 from deatbench.certificates.rows import Rows, Windows, products
 
-AT_ONCE = 2**18  # coefficients of rows on the largest map: what a core's cache holds
+AT_ONCE = 2**19  # coefficients of rows where they have most: few calls, and still in a cache
 ROUND = 32  # rows at once are multiples of this; so many while it is not known how wide they become
 
 

@@ -37,6 +37,7 @@ class Asked:
     compiled: bool | None
     draws: Literal["own", "published"]
     eps_sweep: str | None
+    certificates: bool
     surrogate: str | None
     save_adversarials: bool
     n: int | None
@@ -91,6 +92,12 @@ class Asked:
     default="own",
     show_default=True,
     help="Random numbers: each image's own, or pyautoattack's, for its verdicts one by one at equal --batch-size.",
+)
+@click.option(
+    "--certificates/--no-certificates",
+    default=True,
+    show_default=True,
+    help="Spare images the attacks that a bound proves robust: the same verdicts, sooner (Linf, small networks, CPU).",
 )
 @click.option("--n", "--images", "n", type=click.IntRange(min=1), help="The first N test images; default: all.")
 @click.option(
@@ -205,6 +212,7 @@ def _request(asked: Asked) -> EvaluationRequest:
         precision=asked.precision,
         compiled=asked.compiled,
         draws=asked.draws,
+        certificates=asked.certificates,
         eps_sweep=tuple(radii),
         save_adversarials=asked.save_adversarials,
         fresh=asked.fresh,
@@ -216,8 +224,11 @@ def _show(record: EvaluationRecord, as_json: bool) -> None:
         print(record.model_dump_json(indent=1))
         return
     from deatbench.cli.tables import print_evaluations
+    from deatbench.report.wording import proved_robust
 
     print_evaluations([record])
+    if proved := proved_robust(record):
+        print(f"certificates: {proved}; no attack can break them", file=sys.stderr)
 
 
 def chosen_attacks(attacks: str | None, autoattack: bool) -> list[str]:

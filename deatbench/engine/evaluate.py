@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -22,35 +22,19 @@ from deatbench.attacks import Attack
 from deatbench.attacks.borrow import mode
 from deatbench.attacks.gradient import InterruptedGradient
 from deatbench.data import Images
+from deatbench.engine.evaluation import Evaluation, joined, standing
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.progress import Outcome, Progress
+from deatbench.engine.proofs import prover_for
 from deatbench.engine.search import strict_float32
 from deatbench.engine.shards import Alone
 from deatbench.engine.trial import Settings, Trial
 from deatbench.engine.workers import Workers
 from deatbench.errors import InterruptedRun
-from deatbench.records import AttackResult, wilson_interval
+from deatbench.records import AttackResult
 from deatbench.threats import ThreatModel
 
-__all__ = ["Evaluation", "Settings", "evaluate"]
-
-
-@dataclass
-class Evaluation:
-    """Verdicts as booleans [N]: `clean_N` correct without attack, `robust[name]` correct under it as well.
-
-    `curve` holds verdicts at other radii, under the worst of all attacks; `images[name]` are (indices, adversarial
-    images) where they were kept. After an interruption `missing` names the attacks that were not finished; a suite
-    that had passed its provisional point then stands under `<suite>-provisional`.
-    """
-
-    clean_N: np.ndarray
-    robust: dict[str, np.ndarray] = field(default_factory=dict)
-    attacks: list[AttackResult] = field(default_factory=list)
-    curve: list[tuple[ThreatModel, np.ndarray]] = field(default_factory=list)
-    images: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-    seconds: float = 0.0
+__all__ = ["Settings", "evaluate"]
 
 
 def evaluate(
@@ -98,6 +82,7 @@ class _Judge:
         done = Evaluation(np.zeros(self.n, dtype=bool))
         for attack in attacks:
             attack.check(threat)
+        self.to_come = [member for attack in attacks for member in attack.members(threat.norm)]
         try:
             done.clean_N = self._clean()
             for attack in attacks:
@@ -111,7 +96,7 @@ class _Judge:
                 *(attack.name for attack in attacks if attack.name not in done.robust),
                 *["curve"] * bool(sweep),
             )
-        done.images = {name: _joined(parts) for name, parts in self.kept.items()}
+        done.images = {name: joined(parts) for name, parts in self.kept.items()}
         done.seconds = time.perf_counter() - started
         return done
 
@@ -121,7 +106,7 @@ class _Judge:
         self.monitor.start("clean", self.n)
         units = torch.arange(self.n).split(self.settings.batch_size)
         for unit, outcome, _ in self._outcomes(units, lambda name, indices: self.trial.clean(indices), self.shards):
-            correct_N[units[unit][outcome.broken_U]] = False
+            correct_N[units[unit][outcome.found_U]] = False
         self.monitor.finish(f"{correct_N.mean():.2%}")
         return correct_N
 
@@ -131,7 +116,7 @@ class _Judge:
         for member in attack.members(threat.norm):
             name = member.name if member is attack else f"{attack.name}/{member.name}"
             before = float(robust_N.mean())
-            outcomes = list(self._tries(name, member, threat, robust_N, attack.name))
+            outcomes = list(self._tries(name, member, threat, robust_N, attack.name, done.proved_N))
             result = AttackResult(
                 name=name,
                 params=member.params(self.trial.num_classes),
@@ -143,21 +128,33 @@ class _Judge:
                 forward_passes=sum(outcome.passes for outcome in outcomes),
             )
             done.attacks.append(result)
+            if len(done.attacks) == 1:
+                self._prove(threat, robust_N, done)
             if member.name == attack.provisional_after:
                 done.robust[f"{attack.name}-provisional"] = robust_N.copy()
-                self.monitor.note(f"{attack.name}, provisional: {_interval(robust_N)}; what follows seldom lowers it")
+                self.monitor.note(f"{attack.name}, provisional: {standing(robust_N)}; what follows seldom lowers it")
         done.robust.pop(f"{attack.name}-provisional", None)
         return robust_N
 
     def _tries(
-        self, title: str, member: Attack, threat: ThreatModel, robust_N: np.ndarray, under: str = ""
+        self,
+        title: str,
+        member: Attack,
+        threat: ThreatModel,
+        robust_N: np.ndarray,
+        under: str = "",
+        proved_N: np.ndarray | None = None,
     ) -> Iterator[Outcome]:
-        """`member` and its restarts, each on the survivors; updates `robust_N`, keeps images `under` a name if any."""
+        """`member` and its restarts, each on the survivors; updates `robust_N`, keeps images `under` a name if any.
+
+        Our own attacks pass over images that are proved robust.
+        """
         before, cost = robust_N.mean(), member.passes(self.trial.num_classes)
-        self.monitor.start(title, float(robust_N.sum()) * cost * member.runs)
+        spared_N = proved_N if proved_N is not None and self.trial.is_ours(member) else np.zeros_like(robust_N)
+        self.monitor.start(title, float((robust_N & ~spared_N).sum()) * cost * member.runs)
         interrupted = False
         for run in range(member.runs if self.settings.draws == "own" else 1):
-            survivors = torch.from_numpy(np.flatnonzero(robust_N))
+            survivors = torch.from_numpy(np.flatnonzero(robust_N & ~spared_N))
             units = self.trial.units(member, survivors)
             team = self.workers if len(units) > 1 and self.trial.parallel(member) else self.shards
 
@@ -166,17 +163,36 @@ class _Judge:
                 return self.trial.attack(member, run, indices, threat, journal)
 
             for unit, outcome, left in self._outcomes(units, find, team, cost):
-                broken = units[unit][outcome.broken_U].numpy()
+                broken = units[unit][outcome.found_U].numpy()
                 robust_N[broken] = False
                 if under and len(outcome.x_adv):
                     self.kept.setdefault(under, []).append((broken, outcome.x_adv))
-                self.monitor.advance(left, _interval(robust_N))
+                self.monitor.advance(left, standing(robust_N))
                 interrupted |= outcome.interrupted
                 yield replace(outcome, seconds=outcome.seconds / min(team.count, len(units)))
             if interrupted:  # no success is no proof of robustness: soundness flags such a model
                 self.monitor.note(f"{title}: {InterruptedGradient().message}")
                 return
         self.monitor.finish(f"{before:.2%} -> {robust_N.mean():.2%}")
+
+    def _prove(self, threat: ThreatModel, robust_N: np.ndarray, done: Evaluation) -> None:
+        """Certificates for the survivors of the first attack, where they cost less than the attacks to come."""
+        survivors = torch.from_numpy(np.flatnonzero(robust_N))
+        prover = prover_for(self.trial, threat, self.to_come[1:], survivors)
+        if prover is None:
+            return
+        team = self.workers if self.workers.count > 1 else self.shards
+
+        def run(units: Sequence[Tensor], work: Callable[[str, Tensor], Outcome]) -> Iterator[tuple[int, Outcome]]:
+            return ((unit, outcome) for unit, outcome, _ in self._outcomes(units, work, team))
+
+        done.proved_N = np.zeros_like(robust_N)
+        self.monitor.start("certificates", len(survivors))
+        for tried, proved, seconds in prover.among(survivors, run):
+            done.proved_N[proved.numpy()] = True
+            done.proof_seconds += seconds / team.count
+            self.monitor.advance(len(tried), f"{done.proved_N.sum()} proved")
+        self.monitor.finish(f"{done.proved_N.sum()} of {len(survivors)} proved")
 
     def _curve(
         self, attacks: Sequence[Attack], threat: ThreatModel, sweep: Sequence[ThreatModel], done: Evaluation
@@ -232,13 +248,3 @@ class _Judge:
 
         for unit, outcome in team.share(stage, len(units), outcome_of):
             yield unit, outcome, left.pop(unit, len(units[unit]) * cost)
-
-
-def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.concatenate([indices for indices, _ in parts]), np.concatenate([images for _, images in parts])
-
-
-def _interval(robust_N: np.ndarray) -> str:
-    """How many stand, as a share with its 95 % interval."""
-    low, high = wilson_interval(int(robust_N.sum()), len(robust_N))
-    return f"{robust_N.sum()} stand, {robust_N.mean():.1%} [{low:.1%}, {high:.1%}]"

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from deatbench.attacks.journal import FORGETFUL, Journal, Place
 from deatbench.errors import CheckpointError, ConfigError, DeatbenchError
 from deatbench.store import atomic_write_bytes, atomic_write_text, parse_json
 
-LAYOUT = 2  # of the files; another number means that they have changed their meaning
+LAYOUT = 3  # of the files; another number means that they have changed their meaning
 KEEP_EVERY_SECONDS = 20.0
 
 
@@ -34,15 +34,17 @@ KEEP_EVERY_SECONDS = 20.0
 class Outcome:
     """What was found for the U images of a unit.
 
-    `broken_U` says which are broken; `x_adv` [b, C, H, W] float32 holds an adversarial image for each of these b, or is
-    empty where images are not kept. `interrupted` means that the model gave no gradient.
+    `found_U` says which are broken, or proved robust where that is looked for; `x_adv` [b, C, H, W] float32 holds an
+    adversarial image for each of these b, or is empty where images are not kept. `interrupted` means that the model
+    gave no gradient; `promise_U` how promising a proof is, where that is all that is asked.
     """
 
-    broken_U: np.ndarray
+    found_U: np.ndarray
     x_adv: np.ndarray
     seconds: float = 0.0
     passes: int = 0
     interrupted: bool = False
+    promise_U: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 class Progress:
@@ -92,11 +94,18 @@ class SavedProgress(Progress):
         with _readable(path):
             parts = safetensors.numpy.load(path.read_bytes())
             seconds, passes, interrupted = parts["figures"].tolist()
-            return Outcome(parts["broken"].astype(bool), parts["x_adv"], seconds, int(passes), bool(interrupted))
+            return Outcome(
+                parts["found"].astype(bool), parts["x_adv"], seconds, int(passes), bool(interrupted), parts["promise"]
+            )
 
     def keep(self, unit: str, outcome: Outcome) -> None:
         figures = np.array([outcome.seconds, outcome.passes, outcome.interrupted], dtype=np.float64)
-        parts = {"broken": outcome.broken_U, "x_adv": outcome.x_adv, "figures": figures}
+        parts = {
+            "found": outcome.found_U,
+            "x_adv": outcome.x_adv,
+            "figures": figures,
+            "promise": outcome.promise_U,
+        }
         self.write(self._path(unit), safetensors.numpy.save(parts))
         self._place(unit).unlink(missing_ok=True)
 

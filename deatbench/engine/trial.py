@@ -50,6 +50,7 @@ class Settings:
         draws: "own" belong to each image; "published" are pyautoattack's, which depend on the batch.
         keep_images: collect an adversarial image for each broken one.
         workers: units of our attacks that are worked on at once on the CPU, each on one thread.
+        certificates: spare images our attacks that they are proved to withstand.
     """
 
     seed: int = 0
@@ -58,6 +59,7 @@ class Settings:
     draws: Draws = "own"
     keep_images: bool = False
     workers: int = 1
+    certificates: bool = False
 
 
 class PassCounter(nn.Module):
@@ -114,7 +116,7 @@ class Trial:
         return Outcome(np.concatenate(parts), NOTHING_KEPT)
 
     def _misclassified(self, indices: Tensor) -> np.ndarray:
-        x_NCHW, y_N = self._batch(indices)
+        x_NCHW, y_N = self.batch(indices)
         if not (float(x_NCHW.amin()) >= 0 and float(x_NCHW.amax()) <= 1):
             raise ConfigError("images lie outside [0, 1]", "normalisation belongs inside the model")
         logits_NK = self._logits(x_NCHW)
@@ -126,7 +128,7 @@ class Trial:
         """The images at `indices`, parted as `member` takes them: it gets so many at once."""
         if not len(indices):
             return ()
-        if not self._is_ours(member):
+        if not self.is_ours(member):
             return indices.split(self.settings.batch_size)  # batches are part of the published code's result
         size = max(1, self.settings.batch_size // member.rows(self.num_classes))
         if self.parallel(member):  # work for everybody, also where few images are left
@@ -135,9 +137,9 @@ class Trial:
 
     def parallel(self, member: Attack) -> bool:
         """Whether units of `member` may be worked on at once: only a shadow stands several threads."""
-        if self.settings.workers == 1 or self.device.type != "cpu" or not self._is_ours(member):
+        if self.settings.workers == 1 or self.device.type != "cpu" or not self.is_ours(member):
             return False
-        form = self._form(self._batch(torch.arange(min(PROBE, len(self.images))))[0])
+        form = self._form(self.batch(torch.arange(min(PROBE, len(self.images))))[0])
         return isinstance(form.cheap, PassCounter) and isinstance(form.cheap.model, AttackForm)
 
     @property
@@ -153,7 +155,7 @@ class Trial:
             return self._try(member, run, piece, threat, journal if is_all else Journal())
 
         try:
-            found = self._in_pieces(indices, work, can_shrink=self._is_ours(member))
+            found = self._in_pieces(indices, work, can_shrink=self.is_ours(member))
         except InterruptedGradient:
             return Outcome(np.zeros(len(indices), dtype=bool), NOTHING_KEPT, interrupted=True)
         return Outcome(np.concatenate([broken_U for broken_U, _ in found]), np.concatenate([x for _, x in found]))
@@ -179,7 +181,7 @@ class Trial:
         self, member: Attack, run: int, indices: Tensor, threat: ThreatModel, journal: Journal
     ) -> tuple[np.ndarray, np.ndarray]:
         """(which images broke, an adversarial image for each of these if they are kept)."""
-        x_NCHW, y_N = self._batch(indices)
+        x_NCHW, y_N = self.batch(indices)
         if self.settings.draws == "published" and member.own:
             x_adv_NCHW = all_runs(member, self.model, x_NCHW, y_N, threat, PublishedRng(self.settings.seed))
             return self._judged(x_adv_NCHW, x_NCHW, y_N, threat)
@@ -209,12 +211,13 @@ class Trial:
             x_adv = torch.where(does[:, None, None, None], whole, x_adv)
         return counts.cpu().numpy(), x_adv[counts]
 
-    def _is_ours(self, member: Attack) -> bool:
+    def is_ours(self, member: Attack) -> bool:
+        """Whether our own code attacks, with our own draws."""
         return member.own and self.settings.draws == "own"
 
     def _model_for(self, member: Attack, x_NCHW: Tensor) -> nn.Module:
         """Published code and draws get the model itself, our own attacks its cheaper form."""
-        return self._form(x_NCHW) if self._is_ours(member) else self.model
+        return self._form(x_NCHW) if self.is_ours(member) else self.model
 
     def _form(self, x_NCHW: Tensor) -> SearchForm:
         if self.search is None:
@@ -230,7 +233,8 @@ class Trial:
         with torch.no_grad():
             return self.model(x_NCHW)
 
-    def _batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [M, C, H, W] and labels [M], on the device."""
         return next(iter(self.images.batches([indices], self.device)))
 
 

@@ -19,8 +19,8 @@ from deatbench.attacks.rng import ExampleRng
 from deatbench.data import Dataset
 from deatbench.engine.contract import check_fit
 from deatbench.engine.environment import environment
-from deatbench.engine.evaluate import Evaluation
 from deatbench.engine.evaluate import evaluate as attack_model
+from deatbench.engine.evaluation import Evaluation
 from deatbench.engine.interruption import stopped_by_signals
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.search import strict_float32

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from deatbench.data import Dataset
 from deatbench.engine.environment import environment
-from deatbench.engine.evaluate import Evaluation
 from deatbench.engine.evaluate import evaluate as attack_model
+from deatbench.engine.evaluation import Evaluation
 from deatbench.engine.interruption import stopped_by_signals
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.progress import SavedProgress, locked
@@ -24,7 +24,7 @@ from deatbench.pipeline.machine import Machine, now
 from deatbench.pipeline.proof import proved
 from deatbench.pipeline.request import EvaluationRequest
 from deatbench.pipeline.task import Task, make_task
-from deatbench.records import CurvePoint, EvaluationRecord, Flag, Samples, metrics_of, pack_bits
+from deatbench.records import Certificates, CurvePoint, EvaluationRecord, Flag, Samples, metrics_of, pack_bits
 from deatbench.soundness import inspect_model, inspect_survivors, judge_results
 from deatbench.store import read_record
 from deatbench.threats import ThreatModel
@@ -145,6 +145,7 @@ def _record(task: Task, done: Evaluation, flags: Sequence[Flag], machine: Machin
         metrics=metrics_of(done.clean_N, done.robust),
         attacks=tuple(done.attacks),
         samples=_samples(done),
+        certificates=_certificates(done),
         curve=_curve(done),
         flags=tuple(flags),
         env=environment(machine.device),
@@ -162,6 +163,12 @@ def _samples(done: Evaluation) -> Samples:
         clean=pack_bits(done.clean_N),
         robust={name: pack_bits(verdicts_N) for name, verdicts_N in done.robust.items()},
     )
+
+
+def _certificates(done: Evaluation) -> Certificates | None:
+    if done.proved_N is None:
+        return None
+    return Certificates(proved=pack_bits(done.proved_N), seconds=round(done.proof_seconds, 3))
 
 
 def _curve(done: Evaluation) -> tuple[CurvePoint, ...]:

@@ -27,6 +27,7 @@ class EvaluationRequest:
         compiled: torch.compile for the search; None: on a GPU where there is enough to do.
         draws: "published" takes pyautoattack's random numbers in its order: the same verdicts, bound to the batch size.
         eps_sweep: further radii, such as "4/255", for a robustness curve.
+        certificates: spare images our attacks that a proof covers; no verdict changes.
         save_adversarials: keep an adversarial image for each broken one, as proof.
         surrogate: the network that the `transfer` attack makes its images on.
         fresh: forget the progress of an earlier try.
@@ -41,6 +42,7 @@ class EvaluationRequest:
     compiled: bool | None = None
     draws: Draws = "own"
     eps_sweep: tuple[str, ...] = ()
+    certificates: bool = True
     save_adversarials: bool = False
     surrogate: LoadedModel | None = None
     fresh: bool = False

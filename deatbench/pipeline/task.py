@@ -89,7 +89,13 @@ class Task:
         """The key, and what else must not change between a stop and its continuation."""
         versions = [f"torch {torch.__version__}", *sorted({attack.engine for attack in self.attacks})]
         workers = self.settings.workers  # how many share the work decides how it is cut up
-        return {**self.key, "data_sha256": self.dataset_info.sha256, "versions": versions, "workers": workers}
+        return {
+            **self.key,
+            "data_sha256": self.dataset_info.sha256,
+            "versions": versions,
+            "workers": workers,
+            "certificates": self.settings.certificates,  # they change no verdict, but which parts there are
+        }
 
     @property
     def record_id(self) -> str:
@@ -153,4 +159,5 @@ def _settings(
         draws=request.draws,
         keep_images=request.save_adversarials,
         workers=torch.get_num_threads() if device.type == "cpu" else 1,
+        certificates=request.certificates,
     )

@@ -24,6 +24,7 @@ from deatbench.engine.search import strict_float32
 from deatbench.errors import ConfigError, MismatchError, MissingError
 from deatbench.evidence import Archive
 from deatbench.models import LoadedModel
+from deatbench.pipeline.certification import certified_again
 from deatbench.pipeline.checks import Check, Status
 from deatbench.pipeline.examination import Examiner
 from deatbench.pipeline.machine import now
@@ -58,8 +59,8 @@ def verify(
 ) -> list[Check]:
     """Check `record`, read from `path`, against the model, the images and the archive beside it.
 
-    The broken verdicts are proved by the archive. The robust ones nobody can prove: `sample` of them are attacked
-    anew. Raises ConfigError where the model cannot take the images at all.
+    The broken verdicts are proved by the archive, robust ones by certificates where the record has any; of the robust
+    ones `sample` are attacked anew. Raises ConfigError where the model cannot take the images at all.
     """
     monitor = monitor or Monitor()
     checks = [_record_check(record), _model_check(record, model), _dataset_check(record, data)]
@@ -70,13 +71,17 @@ def verify(
     module = model.module.to(device).eval().requires_grad_(False)
     threat = make_threat(record.threat.norm, record.threat.eps_text)
     archive, looked_at = _open_archive(record, path, data.image_shape)
-    monitor.start("verify", record.dataset.n + (sum(archive.counts().values()) if archive else 0))
+    certificates, stored = record.certificates, sum(archive.counts().values()) if archive else 0
+    claimed = int(certificates.proved_N(len(images)).sum()) if certificates else 0
+    monitor.start("verify", record.dataset.n + stored + claimed)
     with strict_float32(), torch.no_grad():
         check_fit(module, images, device)
         examiner = Examiner(module, images, threat, device, batch_size, monitor.advance)
         checks += [examiner.clean(record.samples.clean_N()), *looked_at]
         if archive is not None:
             checks += examiner.adversarials(record.samples, archive)
+        if certificates is not None:
+            checks.append(certified_again(certificates, module, images, threat, monitor.advance))
     monitor.finish()
     if sample:
         checks.append(_sample_check(record, module, images, threat, device, sample, batch_size, monitor))

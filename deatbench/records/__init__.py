@@ -10,6 +10,7 @@ from deatbench.records.diagnostics import Diagnostics, Exhibit, RadiusPoint, pac
 from deatbench.records.evaluation import (
     AdversarialArchive,
     AttackResult,
+    Certificates,
     CurvePoint,
     DatasetInfo,
     EvaluationRecord,
@@ -28,6 +29,7 @@ __all__ = [
     "Accuracies",
     "AdversarialArchive",
     "AttackResult",
+    "Certificates",
     "CheckResult",
     "Checkpoint",
     "CurvePoint",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from deatbench.records.base import Env, Flag, Identifier, Record, Sha256
@@ -48,6 +49,21 @@ class AdversarialArchive(Record):
     images: dict[str, Annotated[int, Field(ge=0)]]
 
 
+class Certificates(Record):
+    """Which images linear bounds (CROWN) prove robust against any attack: `proved` are packed bits, as in `Samples`.
+
+    They met the first attack; our own later attacks were not tried on them.
+    """
+
+    method: Literal["crown"] = "crown"
+    proved: str
+    seconds: float = Field(ge=0)
+
+    def proved_N(self, n: int) -> np.ndarray:
+        """True where the image is proved; of n images. Raises ValueError if these are not n bits."""
+        return unpack_bits(self.proved, n)
+
+
 class CurvePoint(Record):
     """Who withstands the worst of all attacks at one radius; `robust` are packed bits, as in `Samples`."""
 
@@ -90,6 +106,7 @@ class EvaluationRecord(Record):
     attacks: tuple[AttackResult, ...]
     samples: Samples
     adversarials: AdversarialArchive | None = None
+    certificates: Certificates | None = None
     flags: tuple[Flag, ...] = ()
     env: Env
     curve: tuple[CurvePoint, ...] = ()
@@ -109,6 +126,15 @@ class EvaluationRecord(Record):
         if expected != self.metrics:
             wrong = sorted(k for k in expected.keys() | self.metrics.keys() if expected.get(k) != self.metrics.get(k))
             raise ValueError(f"metrics {', '.join(wrong)} do not follow from the verdict bits")
+        return self
+
+    @model_validator(mode="after")
+    def _proved_are_robust(self) -> EvaluationRecord:
+        if self.certificates is not None:
+            proved_N = self.certificates.proved_N(self.samples.n)
+            robust = [self.samples.clean_N(), *(self.samples.robust_N(attack) for attack in self.samples.robust)]
+            if any((proved_N & ~robust_N).any() for robust_N in robust):
+                raise ValueError("images are proved robust that are wrong or broken")
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from deatbench.records import EvaluationRecord
+
 NOTHING = "–"
 NORMS = {"Linf": "L∞", "L2": "L2", "L1": "L1"}
 
@@ -29,3 +31,12 @@ def count(value: int) -> str:
         if value >= size:
             return f"{value / size:.1f} {unit}"
     return str(value)
+
+
+def proved_robust(record: EvaluationRecord) -> str:
+    """How many images an evaluation has proved robust against any attack: `28 of 360 proved robust`; or nothing."""
+    if record.certificates is None:
+        return ""
+    n = record.samples.n
+    proved = int(record.certificates.proved_N(n).sum())
+    return f"{proved:,} of {n:,} images proved robust" if proved else ""

@@ -439,18 +439,21 @@ def test_another_model_and_another_data_set(home: Path, record: EvaluationRecord
 
 
 def test_false_claims_of_robustness(home: Path, record: EvaluationRecord, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever calls a weak network robust stores nothing to be caught by: only an attack finds out."""
+    """Whoever calls a weak network robust stores nothing to be caught by: only an attack finds out.
+
+    The attack is one whose verdicts hardly depend on its seed: the sample's nobody can choose.
+    """
     for model, code in (("weak", 3), ("net", 0)):
         done = call(capsys, "eval", f"./net.py:{model}", "--dataset", "digits", "--eps", EPS, "--n", N, "--attacks",
-                    "pgd-10", "--out", model, "--json")  # fmt: skip
+                    "apgd-ce", "--out", model, "--json")  # fmt: skip
         honest = EvaluationRecord.model_validate_json(done.out)
-        claim = honest.samples.clean_N() if model == "weak" else honest.samples.robust_N("pgd-10")
-        lie, archive = with_evidence(with_verdicts(honest, pgd_10=claim), AdversarialImages())
+        claim = honest.samples.clean_N() if model == "weak" else honest.samples.robust_N("apgd-ce")
+        lie, archive = with_evidence(with_verdicts(honest, apgd_ce=claim), AdversarialImages())
         path = write_evaluation(home / model, lie if model == "weak" else honest, archive)
         assert call(capsys, "verify", path, f"./net.py:{model}").code == 0
         caught = call(capsys, "verify", path, f"./net.py:{model}", "--sample", "40")
         assert caught.code == code, caught.out
-        assert "pgd-10 with seed" in caught.out
+        assert "apgd-ce with seed" in caught.out
 
 
 # -- what is missing or not meant --------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from deatbench.records import AdversarialArchive, AttackResult, CurvePoint, Metric, Samples
+from deatbench.records import AdversarialArchive, AttackResult, Certificates, CurvePoint, Metric, Samples
 
 T = TypeVar("T")
 Z = NormalDist().inv_cdf(0.975)
@@ -30,6 +30,7 @@ _METRICS = TypeAdapter(dict[str, Metric])
 _ATTACKS: TypeAdapter[Sequence[AttackResult]] = TypeAdapter(tuple[AttackResult, ...])
 _CURVE: TypeAdapter[Sequence[CurvePoint]] = TypeAdapter(tuple[CurvePoint, ...])
 _ARCHIVE = TypeAdapter(AdversarialArchive | None)
+_CERTIFICATES = TypeAdapter(Certificates | None)
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def record_faults(record: Mapping[str, Any]) -> Iterator[str]:
     attacks = _part(_ATTACKS, record.get("attacks"))
     yield from _attack_faults(verdicts, attacks) if attacks is not None else ()
     yield from _curve_faults(verdicts, _part(_CURVE, record.get("curve", [])) or (), threat)
+    yield from _certificate_faults(verdicts, _part(_CERTIFICATES, record.get("certificates")))
     yield from _archive_faults(verdicts, _part(_ARCHIVE, record.get("adversarials")))
 
 
@@ -180,6 +182,18 @@ def _curve_faults(verdicts: Verdicts, curve: Sequence[CurvePoint], threat: Any) 
         if point.eps == own and bits != verdicts.worst:
             yield f"the curve at eps {point.eps_text} is not the worst case of the verdicts"
         standing, last = bits, point.eps
+
+
+def _certificate_faults(verdicts: Verdicts, certificates: Certificates | None) -> Iterator[str]:
+    if certificates is None:
+        return
+    try:
+        proved = _bits(certificates.proved, verdicts.n)
+    except ValueError as error:
+        yield f"certificates: {error}"
+        return
+    if wrong := (proved & ~verdicts.worst).bit_count():
+        yield f"{wrong:,} images are proved robust that are wrong or broken"
 
 
 def _archive_faults(verdicts: Verdicts, archive: AdversarialArchive | None) -> Iterator[str]:

@@ -19,7 +19,7 @@ from deatbench.report.model.explanations import meaning
 from deatbench.report.model.front_matter import front_matter
 from deatbench.report.rendering import render
 from deatbench.report.standings.runs import unique
-from deatbench.report.wording import count, duration, interval, percent
+from deatbench.report.wording import count, duration, interval, percent, proved_robust
 from deatbench.store import safe_name
 
 KEPT = {
@@ -140,6 +140,8 @@ def _settings(record: EvaluationRecord) -> Iterator[str]:
     for attack in record.attacks:
         chosen = ", ".join(f"{key} {json.dumps(value)}" for key, value in sorted(attack.params.items()))
         yield f"{attack.name}: {chosen or 'no parameters'}; seed {attack.seed}; {attack.engine}"
+    if proved := proved_robust(record):
+        yield f"certificates (CROWN): {proved}, on which no later attack was tried"
 
 
 def _facts(entry: Entry) -> list[tuple[str, str]]:

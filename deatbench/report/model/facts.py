@@ -12,7 +12,7 @@ from deatbench.records import Env, ModelCard
 from deatbench.report.escape import plain
 from deatbench.report.metrics import describe
 from deatbench.report.model.subject import Subject
-from deatbench.report.wording import count, duration
+from deatbench.report.wording import count, duration, proved_robust
 
 WEIGHTS = {
     "best": "the epoch that was best on the validation images",
@@ -103,7 +103,8 @@ def files(subject: Subject) -> Iterator[tuple[str, str, str]]:
             attacks = ", ".join(describe(name).title for name in record.samples.robust) or "no attack"
             name = f"evaluations/{record.id}.json"
             about = f"{run.training.checkpoint if run.training else ''} weights, {record.created[:10]}: {attacks}"
-            yield name, f"{folder}/{quote(name)}", f"{about}, {record.samples.n:,} images, each verdict"
+            proved = f"; {proved}" if (proved := proved_robust(record)) else ""
+            yield name, f"{folder}/{quote(name)}", f"{about}, {record.samples.n:,} images, each verdict{proved}"
     if subject.epochs:
         yield "metrics.jsonl", f"{folder}/metrics.jsonl", f"{len(subject.epochs)} epochs of training"
     if subject.given_diagnostics is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from deatbench.engine.monitor import Monitor
 from deatbench.engine.progress import SavedProgress
 from deatbench.engine.trial import Settings
 from deatbench.errors import InterruptedRun
-from deatbench.records import EvaluationRecord
+from deatbench.records import EvaluationRecord, pack_bits
 from deatbench.threats import make_threat
 
 LINF = make_threat("Linf", "0.1")
@@ -218,3 +219,69 @@ def test_the_user_sees_them_and_can_do_without(folder: Path, capsys: pytest.Capt
     assert again.certificates is None
     assert again.samples == record.samples
     assert "proved" not in without.err
+
+
+# -- `deatbench verify` ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def record(folder: Path, capsys: pytest.CaptureFixture[str]) -> EvaluationRecord:
+    return EvaluationRecord.model_validate_json(call(capsys, "eval", *ARGUMENTS).out)
+
+
+def looked_at(
+    capsys: pytest.CaptureFixture[str], record: EvaluationRecord, proved_N: np.ndarray, **changes: object
+) -> tuple[int, str, str]:
+    """Exit code of `verify`, status and detail of its look at the certificates, for a record that claims these."""
+    (path,) = Path("evaluations").glob("*.json")
+    claim = {"method": "crown", "proved": pack_bits(proved_N), "seconds": 1.0}
+    text = json.loads(record.model_dump_json()) | {"certificates": claim} | changes
+    path.write_text(json.dumps(text))
+    done = call(capsys, "verify", path, "./net.py:net", "--json")
+    if not done.out:
+        return done.code, "", done.err
+    (check,) = (check for check in json.loads(done.out)["checks"] if check["name"] == "certificates")
+    return done.code, check["status"], check["detail"]
+
+
+def test_what_is_proved_is_proved_again(record: EvaluationRecord, capsys: pytest.CaptureFixture[str]) -> None:
+    assert record.certificates is not None
+    proved_N = record.certificates.proved_N(90)
+    n = int(proved_N.sum())
+    assert looked_at(capsys, record, proved_N) == (
+        0,
+        "PASS",
+        f"{n} of {n} images proved robust again, against any attack",
+    )
+    assert looked_at(capsys, record, np.zeros(90, dtype=bool)) == (0, "PASS", "none is claimed")
+
+
+def test_a_false_certificate_is_found(record: EvaluationRecord, capsys: pytest.CaptureFixture[str]) -> None:
+    assert record.certificates is not None
+    proved_N, robust_N = record.certificates.proved_N(90), record.samples.worst_case_N()
+    (unproved, *_), n = np.flatnonzero(robust_N & ~proved_N), int(proved_N.sum())
+    proved_N[unproved] = True
+    code, status, detail = looked_at(capsys, record, proved_N)
+    assert (code, status) == (3, "FAIL")
+    assert detail.startswith(f"{n} of {n + 1} images proved robust again")
+
+
+def test_a_certificate_for_a_broken_image_is_refused(
+    record: EvaluationRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken_N = record.samples.clean_N() & ~record.samples.worst_case_N()
+    code, _, error = looked_at(capsys, record, broken_N)
+    assert code == 3
+    assert "proved robust that are wrong or broken" in error
+
+
+def test_there_are_none_for_other_norms_and_networks(
+    record: EvaluationRecord, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    robust_N = record.samples.worst_case_N()
+    threat = {"norm": "L2", "eps": 0.1, "eps_text": "0.1"}
+    assert looked_at(capsys, record, robust_N, threat=threat)[:2] == (3, "FAIL")
+    code = (folder / "net.py").read_text().replace("return net", "return net.append(nn.Softplus())", 1)
+    (folder / "net.py").write_text(code)
+    status, detail = looked_at(capsys, record, robust_N)[1:]
+    assert (status, detail) == ("FAIL", "the network uses Softplus")

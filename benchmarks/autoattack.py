@@ -33,7 +33,7 @@ from deatbench.engine.search import Precision
 from deatbench.errors import ConfigError, DeatbenchError, MissingError
 from deatbench.threats import make_threat
 
-SHOWN = ("batch_size", "rows", "precision", "compile", "rounds", "seed")
+SHOWN = ("batch_size", "rows", "precision", "compile", "certificates", "rounds", "seed")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -147,6 +147,7 @@ def _task(net: Net, members: tuple[str, ...], arguments: argparse.Namespace, dev
         rows=arguments.rows,
         precision=arguments.precision,
         compiled=arguments.compile,
+        certificates=arguments.certificates,
         steps=arguments.steps,
         queries=arguments.queries,
     )
@@ -160,6 +161,8 @@ def _figures(done: Outcome) -> dict[str, Any]:
         "survivors": int(done.robust_N.sum()),
         "member_seconds": done.member_seconds,
         "robust_after": done.robust_after,
+        "proved": done.proved,
+        "proof_seconds": done.proof_seconds,
     }
 
 
@@ -195,6 +198,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--rows", type=int, default=500, help="ours: images, or (image, target) pairs, worked on at once")
     add("--precision", choices=get_args(Precision), default="fp32", help="of our search; verdicts are fp32")
     add("--compile", action="store_true", help="our search through torch.compile")
+    add("--no-certificates", dest="certificates", action="store_false", help="ours attacks also what a bound proves")
     add("--rounds", type=int, default=2, help="each round runs both, ours first")
     add("--seed", type=int, default=0)
     add("--device", default="cpu", help="auto, cpu, cuda")

@@ -19,7 +19,8 @@ def show(figures: dict[str, Any], console: Console) -> None:
     console.print(
         f"{facts['hardware']}, {facts['cores']} cores; torch {facts['torch']}, "
         f"pyautoattack {facts['packages'].get('pyautoattack')}, deatbench {facts['git']}; {facts['date']}; "
-        f"ours: {settings['rows']} rows, {settings['precision']}{', compiled' if settings['compile'] else ''}; "
+        f"ours: {settings['rows']} rows, {settings['precision']}{', compiled' if settings['compile'] else ''}"
+        f"{'' if settings['certificates'] else ', no certificates'}; "
         f"pyautoattack: batches of {settings['batch_size']}{shortened}"
     )
     console.print(_suite_table(figures), _member_table(figures))
@@ -27,7 +28,7 @@ def show(figures: dict[str, Any], console: Console) -> None:
 
 def _suite_table(figures: dict[str, Any]) -> Table:
     table = Table(title="ours / pyautoattack")
-    for heading in ("net", "members", "eps", "n", "clean", "robust", "verdicts differ"):
+    for heading in ("net", "members", "eps", "n", "clean", "robust", "proved by us", "verdicts differ"):
         table.add_column(heading)
     for heading in ("s, each round", "s per survivor", "ratio", "warm-up s"):
         table.add_column(heading, justify="right")
@@ -42,6 +43,7 @@ def _suite_table(figures: dict[str, Any]) -> Table:
             str(net["n"]),
             f"{net['clean_acc']:.2%}",
             f"{net['robust_acc'][a]:.2%} / {net['robust_acc'][b]:.2%}",
+            next(str(r["proved"]) for r in reversed(net["rounds"]) if r["engine"] == a),
             str(net["verdicts_differ"]),
             f"{each[a]} / {each[b]}",
             f"{per[a]} / {per[b]}",

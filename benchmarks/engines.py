@@ -27,8 +27,8 @@ SETTINGS = {"steps": 100, "queries": 5000}  # the published ones
 class Task:
     """What both are given. `members` in the suite's order; `steps` and `queries` below the published are rehearsals.
 
-    `batch_size` is pyautoattack's, in images; `rows`, `precision` and `compiled` are ours: its batches decide verdicts,
-    ours do not.
+    `batch_size` is pyautoattack's, in images; `rows`, `precision`, `compiled` and `certificates` are ours: its batches
+    decide verdicts, ours do not.
     """
 
     module: nn.Module
@@ -41,6 +41,7 @@ class Task:
     rows: int = 500
     precision: Precision = "fp32"
     compiled: bool = False
+    certificates: bool = True
     steps: int = SETTINGS["steps"]
     queries: int = SETTINGS["queries"]
 
@@ -51,13 +52,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Verdicts [N], seconds in all and of each member, robust accuracy after each member."""
+    """Verdicts [N], seconds in all and of each member, robust accuracy after each member; images that were proved."""
 
     clean_N: np.ndarray
     robust_N: np.ndarray
     seconds: float
     member_seconds: dict[str, float]
     robust_after: dict[str, float]
+    proved: int = 0
+    proof_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,9 @@ def ours(task: Task) -> Outcome:
         suite = _Chosen("fast", tuple(_shortened(member, task) for member in members if member.name in task.members))
     search = Search(task.precision, task.compiled)
     workers = torch.get_num_threads() if task.device.type == "cpu" else 1
-    settings = Settings(seed=task.seed, batch_size=task.rows, search=search, workers=workers)
+    settings = Settings(
+        seed=task.seed, batch_size=task.rows, search=search, workers=workers, certificates=task.certificates
+    )
     seconds, done = timed(
         lambda: evaluate(task.module, task.images, task.threat, [suite], settings, device=task.device), task.device
     )
@@ -89,6 +94,8 @@ def ours(task: Task) -> Outcome:
         seconds=seconds,
         member_seconds={name: result.seconds for name, result in zip(names, done.attacks, strict=True)},
         robust_after={name: result.robust_after for name, result in zip(names, done.attacks, strict=True)},
+        proved=0 if done.proved_N is None else int(done.proved_N.sum()),
+        proof_seconds=round(done.proof_seconds, 3),
     )
 
 

@@ -100,6 +100,8 @@ def read(model: nn.Module, x_NCHW: Tensor) -> Network:
         raise
     except Exception as error:  # anybody's code, traced: whatever it raises, it cannot be read
         raise NotCertifiable(f"the network cannot be read: {(str(error).splitlines() or [''])[0]}") from error
+    if not isinstance(expected_NK, Tensor) or found_NK.ndim != 2:
+        raise NotCertifiable("the network does not end with its logits")
     if (
         expected_NK.shape != found_NK.shape
         or not (expected_NK - found_NK).abs().max() <= SAME * expected_NK.abs().max()
@@ -108,7 +110,17 @@ def read(model: nn.Module, x_NCHW: Tensor) -> Network:
     return network
 
 
+class _Proxy(fx.Proxy):
+    """Sees `+=` as what it is; fx takes it for a sum."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Normalize) or super().is_leaf_module(m, module_qualified_name)
 
@@ -122,6 +134,7 @@ class _Reader:
         self.graph = _Tracer().trace(model)
         self.steps: list[Step] = []
         self.at: dict[fx.Node, int] = {}  # the step that makes a node's value; −1 is the image
+        self.other_names: dict[fx.Node, fx.Node] = {}  # whose memory a node shares
         self.image_shape = image_shape
 
     def network(self) -> Network:
@@ -140,6 +153,8 @@ class _Reader:
     def _step(self, node: fx.Node) -> None:
         sources = [source for source in node.all_input_nodes if source in self.at]
         layer = self._layer_of(node, sources)
+        if layer is None or isinstance(layer, Flatten):
+            self.other_names[node] = sources[0]
         if layer is None:
             self.at[node] = self.at[sources[0]]
             return
@@ -148,6 +163,13 @@ class _Reader:
         )
         self.steps.append(Step(layer, inputs, self._shape_after(layer, self._shape(inputs[0]))))
         self.at[node] = len(self.steps) - 1
+
+    def _refuse_readers(self, node: fx.Node) -> None:
+        """What a layer writes over may have been read by it alone, under whatever name."""
+        while len(node.users) == 1 and node in self.other_names:
+            node = self.other_names[node]
+        if len(node.users) > 1:
+            raise NotCertifiable("the network writes over a map that it uses again")
 
     def _shape(self, step: int) -> tuple[int, ...]:
         return self.image_shape if step < 0 else self.steps[step].shape
@@ -164,12 +186,12 @@ class _Reader:
         if node.op == "call_module":
             module = self.model.get_submodule(str(node.target))
             if getattr(module, "inplace", False) and not isinstance(module, NOTHING):
-                _refuse_readers(sources[0])
+                self._refuse_readers(sources[0])
             return _layer_of_module(module, shape)
         if node.op not in ("call_function", "call_method"):
             raise NotCertifiable(f"the network uses {node.target}")
         if node.target in IN_PLACE or node.kwargs.get("inplace"):
-            _refuse_readers(sources[0])
+            self._refuse_readers(sources[0])
         if node.target in SUMS and len(node.args) == 2 and all(arg in self.at for arg in node.args) and not node.kwargs:
             if len({self._shape(self.at[source]) for source in sources}) > 1:
                 raise NotCertifiable("the network adds maps of different shapes")
@@ -241,12 +263,6 @@ def _refuse_additions(model: nn.Module) -> None:
         hooks = (part._forward_hooks, part._forward_pre_hooks)
         if any(hooks) or "forward" in vars(part) or "__call__" in vars(part):
             raise NotCertifiable(f"the network has hooks of its own ({path or 'at its root'})")
-
-
-def _refuse_readers(node: fx.Node) -> None:
-    """What a layer writes over may have been read by it alone."""
-    if len(node.users) > 1:
-        raise NotCertifiable("the network writes over a map that it uses again")
 
 
 def _with_entrance(steps: list[Step], shape: tuple[int, ...]) -> Network:

@@ -37,10 +37,11 @@ class Windows(NamedTuple):
 
     def cut(self, map_CHW: Tensor) -> Tensor:
         """What each window sees of a map, zeros outside: [P, C, h, w]."""
-        height, width = map_CHW.shape[1:]
-        ends = [self.stride * (count - 1) - self.offset + self.size for count in self.grid]
-        edges = (self.offset, ends[1] - width, self.offset, ends[0] - height)
-        padded = F.pad(map_CHW, edges)  # negative edges crop
+        rows, columns = (self.stride * (count - 1) + self.size for count in self.grid)  # from the first to the last
+        missing = [
+            max(0, end - self.offset - length) for end, length in zip((rows, columns), map_CHW.shape[1:], strict=True)
+        ]
+        padded = F.pad(map_CHW, (self.offset, missing[1], self.offset, missing[0]))[:, :rows, :columns]
         seen = padded.unfold(1, self.size, self.stride).unfold(2, self.size, self.stride)
         return seen.permute(1, 2, 0, 3, 4).flatten(0, 1).contiguous()
 

@@ -21,12 +21,13 @@ class Windows:
 
     Args:
         z_ACHW: the best points.
-        values_AKCS: the windows' pixels.
-        top_AK, left_AK: where they lie; `side` pixels each way.
+        values_AKCS: the windows' pixels, and places_AKS where in the flattened image they lie.
+        top_AK, left_AK: the windows' corners; `side` pixels each way.
     """
 
     z_ACHW: Tensor
     values_AKCS: Tensor
+    places_AKS: Tensor
     top_AK: Tensor
     left_AK: Tensor
     side: int
@@ -39,15 +40,13 @@ class Windows:
     def images(self, chosen_M: Tensor | None = None) -> Tensor:
         """The proposals, or some of them by their place among A · K: [M, C, H, W]."""
         images, tries, channels = self.values_AKCS.shape[:3]
+        places_MS, values_MCS = self.places_AKS.expand(images, tries, -1).flatten(0, 1), self.values_AKCS.flatten(0, 1)
         if chosen_M is None:
             found = self.z_ACHW[:, None].expand(images, tries, *self.z_ACHW.shape[1:])
             found = found.clone(memory_format=torch.contiguous_format).flatten(0, 1)
-            chosen_M = torch.arange(images * tries, device=self.z_ACHW.device)
         else:
             found = self.z_ACHW[chosen_M // tries].contiguous()
-        top_M, left_M = (of.expand(images, tries).flatten()[chosen_M] for of in (self.top_AK, self.left_AK))
-        places_MS = _positions(top_M, left_M, self.side, found.shape[3])
-        values_MCS = self.values_AKCS.flatten(0, 1)[chosen_M]
+            places_MS, values_MCS = places_MS[chosen_M], values_MCS[chosen_M]
         found.flatten(2).scatter_(2, places_MS[:, None].expand(-1, channels, -1), values_MCS)
         return found
 
@@ -78,10 +77,11 @@ class LinfSquares:
         height, width = z_ACHW.shape[2:]
         top, left = corner(u_AKP[..., 0], side, height), corner(u_AKP[..., 1], side, width)
         shape = (len(z_ACHW), tries, z_ACHW.shape[1], side * side)
-        window = _positions(top, left, side, width)[:, :, None].expand(shape)
+        places = _positions(top, left, side, width)
+        window = places[:, :, None].expand(shape)
         z, x = (images.flatten(2)[:, None].expand(*shape[:3], -1).gather(3, window) for images in (z_ACHW, x_ACHW))
         moved = threat.project(z + 2 * threat.eps * sign_AKC[..., None], x)
-        return Windows(z_ACHW, moved, top, left, side)
+        return Windows(z_ACHW, moved, places, top, left, side)
 
 
 def _positions(top: Tensor, left: Tensor, side: int, width: int) -> Tensor:

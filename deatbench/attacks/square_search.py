@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BLOCK = 250  # queries whose random numbers are drawn at once
 SELDOM, TOO_OFTEN = 1 / 8, 1 / 3  # shares of the images that move in one batch: look further ahead, look less far
 MOST_AHEAD = 32  # queries of one image in a batch
-CPU_VALUES, GPU_VALUES = 2**19, 2**23  # pixel values up to which a batch grows by asking ahead
+CPU_VALUES, GPU_VALUES = 2**20, 2**23  # pixel values up to which a batch grows by asking ahead
 NEAR_VALUES = 2**21  # of which only windows are computed
 
 Squares = LinfSquares | L2Squares
@@ -100,7 +100,8 @@ class Search:
         query = int(queries_AK[0, 0])  # side and block are those of all others
         side = self.attack.side(query, self.x.shape, self.squares.odd_side)
         u, sign = self.draws.at(queries_AK.to(on.device), self.standing[on], query // BLOCK)
-        return self.squares.propose(self.z[on], self.x[on], u, sign, side, queries_AK.shape[1], self.threat)
+        z, x = (self.z, self.x) if len(on) == len(self.z) else (self.z[on], self.x[on])
+        return self.squares.propose(z, x, u, sign, side, queries_AK.shape[1], self.threat)
 
     def _logits(self, on: Tensor, tried: Windows | Whole) -> Tensor:
         """The network's answers to proposals for some rows: of small windows computed from what it said before."""

@@ -17,6 +17,8 @@ Pull = Callable[[Tensor], Tensor]  # gradient of the result -> gradient of what 
 
 def differentiable(vjp: Callable[[Tensor], tuple[Tensor, Pull]], x: Tensor) -> Tensor:
     """The result of `vjp`, which autograd takes for one function of `x` that can be differentiated once."""
+    if not torch.is_grad_enabled():
+        return vjp(x)[0]
     result: Tensor = _Once.apply(x, vjp)
     return result
 

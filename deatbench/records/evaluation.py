@@ -50,12 +50,12 @@ class AdversarialArchive(Record):
 
 
 class Certificates(Record):
-    """Which images linear bounds (CROWN) prove robust against any attack: `proved` are packed bits, as in `Samples`.
+    """Which images CROWN with branch and bound proves robust against any attack: packed bits, as in `Samples`.
 
     They met the first attack; our own later attacks were not tried on them.
     """
 
-    method: Literal["crown"] = "crown"
+    method: Literal["crown-bab"] = "crown-bab"
     proved: str
     seconds: float = Field(ge=0)
 

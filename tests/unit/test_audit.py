@@ -242,9 +242,9 @@ def wrong_made_robust(raw: Json) -> None:
         (set_in("model", "sha256", to="0" * 64), "0000… is not the weights in model.safetensors"),
         (set_in("adversarials", to={"file": "x.adv", "sha256": "0" * 64, "images": {"pgd-20": 31, "cw": 1}}),
          "31 adversarial images are stored of pgd-20, which broke 30"),
-        (set_in("certificates", to={"method": "crown", "proved": first(100), "seconds": 1.0}),
+        (set_in("certificates", to={"method": "crown-bab", "proved": first(100), "seconds": 1.0}),
          "images are proved robust that are wrong or broken"),
-        (set_in("certificates", to={"method": "crown", "proved": "AAAA", "seconds": 1.0}),
+        (set_in("certificates", to={"method": "crown-bab", "proved": "AAAA", "seconds": 1.0}),
          "certificates: 3 bytes of verdicts for 100 images"),
     ],
 )  # fmt: skip

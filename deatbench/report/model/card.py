@@ -141,7 +141,7 @@ def _settings(record: EvaluationRecord) -> Iterator[str]:
         chosen = ", ".join(f"{key} {json.dumps(value)}" for key, value in sorted(attack.params.items()))
         yield f"{attack.name}: {chosen or 'no parameters'}; seed {attack.seed}; {attack.engine}"
     if proved := proved_robust(record):
-        yield f"certificates (CROWN): {proved}, on which no later attack was tried"
+        yield f"certificates (CROWN, branch and bound): {proved}, on which no later attack was tried"
 
 
 def _facts(entry: Entry) -> list[tuple[str, str]]:

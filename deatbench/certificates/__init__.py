@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deatbench.certificates.certify import Certifier
-from deatbench.certificates.network import Network, NotCertifiable, read
+from deatbench.certificates.network import Network, NotCertifiable
+from deatbench.certificates.reading import read
 
 __all__ = ["Certifier", "Network", "NotCertifiable", "read"]

@@ -12,6 +12,7 @@ from deatbench.certificates.network import Network
 from deatbench.threats import ThreatModel
 
 MOST_CASES = 600  # of signs, which a proof may tell apart
+MOST_SIGNS = 2**24  # in all cases together
 SLACK = 1e-3  # of the largest logit: what a proved margin must exceed, far above what float32 rounds
 
 
@@ -38,7 +39,8 @@ class Certifier:
         if not bounds.refine(self.most_rows):
             return False
         largest = float(self.network.logits(x_CHW).abs().max())
-        return all_exceed(bounds, self._margins(label), self.slack * largest, min(MOST_CASES, self.most_rows))
+        most_cases = min(MOST_CASES, MOST_SIGNS // max(1, self.network.neurons), self.most_rows)
+        return all_exceed(bounds, self._margins(label), self.slack * largest, most_cases)
 
     @torch.no_grad()
     def promise(self, x_CHW: Tensor, label: int) -> float:

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,16 +42,6 @@ class Back(NamedTuple):
 
     rows: tuple[Rows, ...]
     constant_R: Tensor | float = 0.0
-
-
-class Affine(Protocol):
-    """A layer without kinks."""
-
-    def forward(self, *boxes: Box) -> Box:
-        """The smallest box around the outputs, up to rounding."""
-
-    def back(self, rows: Rows) -> Back:
-        """The rows before the layer."""
 
 
 @dataclass(frozen=True)

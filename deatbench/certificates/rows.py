@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LARGEST_SHARE = 0.5  # of a map: rows whose windows cover more are kept whole
+MOST_SEEN = 2**23  # pixel values that the windows of all places see together
 
 
 class Windows(NamedTuple):
@@ -51,8 +52,9 @@ class Windows(NamedTuple):
         return self.stride == other.stride and inside
 
     def covers(self, shape: Sequence[int]) -> bool:
-        """Whether a window is most of a map [C, H, W]."""
-        return len(shape) < 3 or self.size**2 > LARGEST_SHARE * shape[1] * shape[2]
+        """Whether a window is most of a map [C, H, W], or windows are too many and too large to cut them all out."""
+        seen = self.grid[0] * self.grid[1] * shape[0] * self.size**2
+        return self.size**2 > LARGEST_SHARE * shape[1] * shape[2] or seen > MOST_SEEN
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ class _Judge:
         self.settings, self.n = trial.settings, len(trial.images)
         self.workers = Workers(trial.settings.workers)
         self.stages = 0
+        self.proved_N = np.zeros(self.n, dtype=bool)
         self.kept: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # per attack: indices and adversarial images
 
     def all(self, threat: ThreatModel, attacks: Sequence[Attack], sweep: Sequence[ThreatModel]) -> Evaluation:
@@ -115,8 +116,10 @@ class _Judge:
         robust_N = clean_N.copy()
         for member in attack.members(threat.norm):
             name = member.name if member is attack else f"{attack.name}/{member.name}"
+            if len(done.attacks) == 1:
+                self._prove(threat, done)
             before = float(robust_N.mean())
-            outcomes = list(self._tries(name, member, threat, robust_N, attack.name, done.proved_N))
+            outcomes = list(self._tries(name, member, threat, robust_N, attack.name))
             result = AttackResult(
                 name=name,
                 params=member.params(self.trial.num_classes),
@@ -127,9 +130,9 @@ class _Judge:
                 seconds=round(sum(outcome.seconds for outcome in outcomes), 3),
                 forward_passes=sum(outcome.passes for outcome in outcomes),
             )
+            if not done.attacks:
+                self.first_N = robust_N.copy()
             done.attacks.append(result)
-            if len(done.attacks) == 1:
-                self._prove(threat, robust_N, done)
             if member.name == attack.provisional_after:
                 done.robust[f"{attack.name}-provisional"] = robust_N.copy()
                 self.monitor.note(f"{attack.name}, provisional: {standing(robust_N)}; what follows seldom lowers it")
@@ -137,20 +140,14 @@ class _Judge:
         return robust_N
 
     def _tries(
-        self,
-        title: str,
-        member: Attack,
-        threat: ThreatModel,
-        robust_N: np.ndarray,
-        under: str = "",
-        proved_N: np.ndarray | None = None,
+        self, title: str, member: Attack, threat: ThreatModel, robust_N: np.ndarray, under: str = ""
     ) -> Iterator[Outcome]:
         """`member` and its restarts, each on the survivors; updates `robust_N`, keeps images `under` a name if any.
 
-        Our own attacks pass over images that are proved robust.
+        At the evaluation's own radius, where there is a name, our own attacks pass over what is proved robust.
         """
         before, cost = robust_N.mean(), member.passes(self.trial.num_classes)
-        spared_N = proved_N if proved_N is not None and self.trial.is_ours(member) else np.zeros_like(robust_N)
+        spared_N = self.proved_N & bool(under and self.trial.is_ours(member))
         self.monitor.start(title, float((robust_N & ~spared_N).sum()) * cost * member.runs)
         interrupted = False
         for run in range(member.runs if self.settings.draws == "own" else 1):
@@ -175,9 +172,9 @@ class _Judge:
                 return
         self.monitor.finish(f"{before:.2%} -> {robust_N.mean():.2%}")
 
-    def _prove(self, threat: ThreatModel, robust_N: np.ndarray, done: Evaluation) -> None:
+    def _prove(self, threat: ThreatModel, done: Evaluation) -> None:
         """Certificates for the survivors of the first attack, where they cost less than the attacks to come."""
-        survivors = torch.from_numpy(np.flatnonzero(robust_N))
+        survivors = torch.from_numpy(np.flatnonzero(self.first_N))
         prover = prover_for(self.trial, threat, self.to_come[1:], survivors)
         if prover is None:
             return
@@ -186,13 +183,13 @@ class _Judge:
         def run(units: Sequence[Tensor], work: Callable[[str, Tensor], Outcome]) -> Iterator[tuple[int, Outcome]]:
             return ((unit, outcome) for unit, outcome, _ in self._outcomes(units, work, team))
 
-        done.proved_N = np.zeros_like(robust_N)
+        done.proved_N = self.proved_N
         self.monitor.start("certificates", len(survivors))
         for tried, proved, seconds in prover.among(survivors, run):
-            done.proved_N[proved.numpy()] = True
+            self.proved_N[proved.numpy()] = True
             done.proof_seconds += seconds / team.count
-            self.monitor.advance(len(tried), f"{done.proved_N.sum()} proved")
-        self.monitor.finish(f"{done.proved_N.sum()} of {len(survivors)} proved")
+            self.monitor.advance(len(tried), f"{self.proved_N.sum()} proved")
+        self.monitor.finish(f"{self.proved_N.sum()} of {len(survivors)} proved")
 
     def _curve(
         self, attacks: Sequence[Attack], threat: ThreatModel, sweep: Sequence[ThreatModel], done: Evaluation

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from cli_runs import call, environment
-from small_nets import write_factories
+from small_nets import SHARED_NETS, PublishedNet, write_factories
 from test_evaluation_progress import begun, shared_by
 from torch import nn
 
@@ -25,7 +25,6 @@ from deatbench.engine.evaluation import Evaluation
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.progress import SavedProgress
 from deatbench.engine.trial import Settings
-from deatbench.errors import InterruptedRun
 from deatbench.records import EvaluationRecord, pack_bits
 from deatbench.threats import make_threat
 
@@ -166,8 +165,10 @@ def test_interrupted_while_proving(robust_net: nn.Module, images: Images, tmp_pa
     whole = evaluate(robust_net, images, LINF, ATTACKS, SPARING)
     for waves in (0, 1, 2):
         progress = SavedProgress(tmp_path / "state", {"of": "this test"})
-        with pytest.raises(InterruptedRun):
-            evaluate(robust_net, images, LINF, ATTACKS, SPARING, progress=progress, monitor=Impatient(waves))
+        stopped = evaluate(robust_net, images, LINF, ATTACKS, SPARING, progress=progress, monitor=Impatient(waves))
+        assert stopped.missing == ("apgd-t",)
+        assert np.array_equal(stopped.robust["apgd-ce"], whole.robust["apgd-ce"])
+        assert proved(stopped) <= (waves + 1) * proofs.WAVE
     progress = SavedProgress(tmp_path / "state", {"of": "this test"})
     done = evaluate(robust_net, images, LINF, ATTACKS, SPARING, progress=progress)
     assert_same_verdicts(done, whole)
@@ -285,3 +286,17 @@ def test_there_are_none_for_other_norms_and_networks(
     (folder / "net.py").write_text(code)
     status, detail = looked_at(capsys, record, robust_N)[1:]
     assert (status, detail) == ("FAIL", "the network uses Softplus")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", SHARED_NETS)
+def test_published_networks_get_the_verdicts_of_autoattack(
+    published_nets: dict[str, PublishedNet], cifar10_test: Images, net: str
+) -> None:
+    """AutoAttack on 500 images, once with and once without certificates: it breaks nothing that is proved."""
+    published, images = published_nets[net], cifar10_test.subset(torch.arange(500))
+    threat, attacks = make_threat("Linf", published.eps), [make_attack("autoattack")]
+    whole = evaluate(published.module, images, threat, attacks, Settings(workers=2))
+    spared = evaluate(published.module, images, threat, attacks, Settings(workers=2, certificates=True))
+    assert_same_verdicts(spared, whole)
+    assert proved(spared) > 0.5 * whole.robust["autoattack"].sum()

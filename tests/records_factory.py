@@ -14,6 +14,7 @@ import numpy as np
 from deatbench.records import (
     AdversarialArchive,
     AttackResult,
+    Certificates,
     DatasetInfo,
     Env,
     EpochMetrics,
@@ -126,6 +127,13 @@ def evaluation(
         "command": f"deatbench eval zoo:{name} --dataset {dataset} --norm {norm} --eps {eps} --autoattack",
     }
     return EvaluationRecord(**(fields | changes))
+
+
+def certified(record: EvaluationRecord, count: int) -> EvaluationRecord:
+    """The record as if so many of its robust images were proved robust."""
+    n = record.samples.n
+    proved_N = np.isin(np.arange(n), np.flatnonzero(record.samples.worst_case_N())[:count])
+    return record.model_copy(update={"certificates": Certificates(proved=pack_bits(proved_N), seconds=1.0)})
 
 
 def with_images(record: EvaluationRecord) -> EvaluationRecord:

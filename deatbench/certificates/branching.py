@@ -32,8 +32,10 @@ def all_exceed(bounds: Bounds, functions_RK: Tensor, threshold: float, most_case
 
 
 def _split(cases: Cases) -> Cases:
-    """Each case twice, with either sign of the neuron that costs its bound most."""
-    worst_R1 = cases.losses_RN.argmin(1, keepdim=True)
-    positive, negative = (cases.signs_RN.scatter(1, worst_R1, sign) for sign in (1.0, -1.0))
+    """Each case twice, with either sign of the neuron that costs its bound most; as it is where none costs anything."""
+    loss_R1, worst_R1 = cases.losses_RN.min(1, keepdim=True)
+    known_R1 = cases.signs_RN.gather(1, worst_R1)
+    signs = (torch.where(loss_R1 < 0, sign, known_R1) for sign in (1.0, -1.0))
+    positive, negative = (cases.signs_RN.scatter(1, worst_R1, sign_R1) for sign_R1 in signs)
     losses_RN = cases.losses_RN.scatter(1, worst_R1, 0.0)
     return Cases(cases.functions_RK.repeat(2, 1), torch.cat((positive, negative)), losses_RN.repeat(2, 1))

@@ -6,6 +6,7 @@ Certificates are tried on the most promising images first, wave by wave, until a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ WAVE, UNIT = 16, 2  # images that are tried before it is asked whether to go on,
 LEAST_SHARE = 0.25  # of a wave: who proves fewer had better attack
 LEAST_PASSES = 500  # that an image has before it, for a proof to be worth a try; it may take a bound for each
 
+T = TypeVar("T")
 Units = Sequence[Tensor]
 Run = Callable[[Units, Callable[[str, Tensor], Outcome]], Iterator[tuple[int, Outcome]]]
 
@@ -51,12 +53,19 @@ class Prover:
         return survivors[np.argsort(-promise, kind="stable")]
 
     def _promise(self, name: str, indices: Tensor) -> Outcome:
-        promises = [self.certifier.promise(x_CHW, label) for x_CHW, label in self._images(indices)]
+        promises = [self._asked(self.certifier.promise, image, -np.inf) for image in self._images(indices)]
         return Outcome(np.zeros(len(indices), dtype=bool), NOTHING_KEPT, promise_U=np.array(promises))
 
     def _prove(self, name: str, indices: Tensor) -> Outcome:
-        proved = [self.certifier.proved(x_CHW, label) for x_CHW, label in self._images(indices)]
+        proved = [self._asked(self.certifier.proved, image, False) for image in self._images(indices)]
         return Outcome(np.array(proved), NOTHING_KEPT)
+
+    def _asked(self, ask: Callable[[Tensor, int], T], image: tuple[Tensor, int], otherwise: T) -> T:
+        """The certifier's answer; where it cannot find one, for want of memory, the image is attacked."""
+        try:
+            return ask(*image)
+        except RuntimeError:
+            return otherwise
 
     def _images(self, indices: Tensor) -> Iterator[tuple[Tensor, int]]:
         x_NCHW, y_N = self.trial.batch(indices)

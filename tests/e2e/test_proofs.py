@@ -18,6 +18,7 @@ from test_evaluation_progress import begun, shared_by
 from torch import nn
 
 from deatbench.attacks import Attack, make_attack
+from deatbench.certificates import Certifier
 from deatbench.data import Dataset, Images
 from deatbench.engine import proofs
 from deatbench.engine.evaluate import evaluate
@@ -120,6 +121,20 @@ class Counting(Monitor):
 
     def advance(self, amount: float, status: str = "") -> None:
         self.tried += amount * self.proving
+
+
+def test_what_cannot_be_bounded_is_attacked(
+    robust_net: nn.Module, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*args: object) -> bool:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Certifier, "proved", too_large)
+    monkeypatch.setattr(Certifier, "promise", too_large)
+    few = images.subset(torch.arange(12))
+    done = evaluate(robust_net, few, LINF, ATTACKS, SPARING)
+    assert_same_verdicts(done, evaluate(robust_net, few, LINF, ATTACKS, Settings()))
+    assert proved(done) == 0
 
 
 def test_who_proves_few_goes_on_attacking(

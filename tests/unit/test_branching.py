@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from deatbench.certificates import Certifier, branching, certify, read
-from deatbench.certificates.branching import all_exceed
+from deatbench.certificates.branching import _split, all_exceed
 from deatbench.certificates.crown import Bounds, Cases
 from deatbench.data import Dataset
 from deatbench.threats import make_threat
@@ -81,3 +81,12 @@ def test_telling_signs_apart_proves_what_crown_cannot(
     assert 0 < proved(0) < proved(600) < 40
     monkeypatch.setattr(branching, "AT_ONCE", 1)
     assert proved(0) < proved(600)
+
+
+def test_where_nothing_is_left_to_tell_apart_a_case_stays_as_it_is() -> None:
+    losses_RN = torch.tensor([[0.0, -1.0, 0.0], [0.0, 0.0, 0.0]])
+    signs_RN = torch.tensor([[0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    once = _split(Cases(torch.zeros(2, 3), signs_RN, losses_RN))
+    assert once.signs_RN.tolist() == [[0, 1, 0], [-1, 0, 0], [0, -1, 0], [-1, 0, 0]]
+    assert not once.losses_RN.any()
+    assert torch.equal(_split(once).signs_RN, once.signs_RN.repeat(2, 1))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from markdown_it import MarkdownIt
-from records_factory import ENV, evaluation, model_card, sha, threat, training_info, training_record
+from records_factory import ENV, certified, evaluation, model_card, sha, threat, training_info, training_record
 
 from deatbench.errors import ConfigError
 from deatbench.records import (
@@ -109,6 +109,12 @@ def test_a_model_that_nobody_attacked_yet() -> None:
     assert front["model-index"][0]["results"] == []
     assert "Nobody has attacked it yet" in body
     assert "leaderboards" not in body
+
+
+def test_proved_images_are_counted() -> None:
+    body = parts(page_of(model_card(), [certified(both()[1], 11)]))[1]
+    assert "11 of 100 images proved robust, on which no later attack was tried" in body
+    assert "proved robust" not in parts(page_of(model_card(), both()))[1]
 
 
 def test_evaluations_of_other_runs_stay_away() -> None:

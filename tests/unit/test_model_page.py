@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnostics_factory import diagnostics, epochs
-from records_factory import evaluation, model_card, seeds, threat, training_info, training_record
+from records_factory import certified, evaluation, model_card, seeds, threat, training_info, training_record
 
 from deatbench.records import (
     AttackResult,
@@ -143,6 +143,13 @@ def test_files_lie_where_the_page_says() -> None:
             *(f"evaluations/{record.id}.json" for record in records),
         )
     }
+
+
+def test_proved_images_are_counted_beside_their_record() -> None:
+    best, last = both()
+    seen = Parsed(page(inputs(evaluations=(certified(best, 11), last)))).text
+    assert "100 images, each verdict; 11 of 100 images proved robust" in seen
+    assert "proved robust" not in Parsed(page()).text
 
 
 def test_what_is_missing_is_said_with_its_command() -> None:

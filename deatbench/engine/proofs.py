@@ -20,7 +20,8 @@ from deatbench.threats import ThreatModel
 
 PROBE = 32  # images on which a network must be the one that was read
 PROMISES = 64  # images whose promise is one unit of work
-WAVE, UNIT = 16, 2  # images that are tried before it is asked whether to go on, and those of one unit of work
+FIRST, WAVE = 4, 16  # images that are tried before it is asked whether to go on, first and later
+UNIT = 2  # images of one unit of work
 LEAST_SHARE = 0.25  # of a wave: who proves fewer had better attack
 LEAST_PASSES = 500  # that an image has before it, for a proof to be worth a try; it may take a bound for each
 
@@ -38,7 +39,7 @@ class Prover:
     def among(self, survivors: Tensor, run: Run) -> Iterator[tuple[Tensor, Tensor, float]]:
         """(images that were tried, those of them that are proved, seconds), wave by wave."""
         ordered = self._most_promising_first(survivors, run)
-        for wave in ordered.split(WAVE):
+        for wave in (ordered[:FIRST], *ordered[FIRST:].split(WAVE)):
             units = wave.split(UNIT)
             outcomes = list(run(units, self._prove))
             proved = torch.cat([units[unit][outcome.found_U] for unit, outcome in outcomes])

@@ -156,7 +156,7 @@ def test_the_most_promising_come_first(robust_net: nn.Module, images: Images, mo
     monkeypatch.setattr(proofs, "LEAST_SHARE", 0.0)
     all_of_them = evaluate(robust_net, images, eps, ATTACKS, SPARING)
     survivors = int(all_of_them.robust["apgd-ce"].sum())
-    monkeypatch.setattr(proofs, "WAVE", survivors // 2)
+    monkeypatch.setattr(proofs, "FIRST", survivors // 2)
     monkeypatch.setattr(proofs, "LEAST_SHARE", 1.1)
     half = evaluate(robust_net, images, eps, ATTACKS, SPARING)
     assert 4 < proved(all_of_them) < survivors

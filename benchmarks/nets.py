@@ -93,15 +93,15 @@ def given(text: str, eps: str | None, places: Places, name: str | None = None, u
     )
 
 
-def briefly_trained_resnet18(places: Places) -> Net:
-    """ResNet-18 of the registry after a few dozen adversarial steps: weak in accuracy, hard to fool where it is right.
+def briefly_trained(arch: str, places: Places) -> Net:
+    """A network of the registry after a few dozen adversarial steps: weak in accuracy, hard to fool where it is right.
 
     What AutoAttack costs for an image that survives depends on the architecture, not on how good its weights are; so it
     gets images of the test split that it classifies correctly.
     """
     data = cifar10(places)
     spec = ModelSpec(
-        arch="resnet18",
+        arch=arch,
         params={"width": places.width},
         num_classes=10,
         in_channels=3,
@@ -117,7 +117,7 @@ def briefly_trained_resnet18(places: Places) -> Net:
         save_weights(places.keep, module, spec)
     steps = f"{places.train_steps} steps of 2-step PGD, batch 64, width {places.width:g}"
     about = f"briefly trained: {steps}; test images that it gets right"
-    return _net("resnet18", module, _right(module, data.test, places), "8/255", 4, about, places)
+    return _net(arch, module, _right(module, data.test, places), "8/255", 4, about, places)
 
 
 def cifar10(places: Places) -> Dataset:
@@ -131,7 +131,8 @@ NETS: dict[str, Callable[[Places], Net]] = {
     "sdp_cifar_cnn_a_adv": lambda places: small("sdp_cifar_cnn_a_adv", places),
     "kw_scaled_cifar_small_8px": lambda places: small("kw_scaled_cifar_small_8px", places),
     "weak_resnet18": weak_resnet18,
-    "resnet18": briefly_trained_resnet18,
+    "resnet18": lambda places: briefly_trained("resnet18", places),
+    "preact_resnet18": lambda places: briefly_trained("preact_resnet18", places),
     "vgg11": lambda places: zoo("vgg11", "zoo:cifar10-vgg11-pgd-at-639310-s0", 32, places),
     "digits_vgg16": lambda places: zoo("digits_vgg16", "zoo:digits-vgg16-pgd-at-8a4b92-s0", 64, places),
     "digits_preact": lambda places: zoo("digits_preact", "zoo:digits-preact_resnet18-pgd-at-ba708f-s0", 64, places),

@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
@@ -187,6 +187,8 @@ def test_nothing_to_draw_is_drawn_as_nothing() -> None:
         parsed(svg)
 
 
+@example([(0.0, 0.0), (5e-324, 0.0)], False)
+@example([(0.0, 0.0), (2.2250738585e-313, 0.0)], False)
 @given(st.lists(st.tuples(st.floats(), st.floats()), max_size=5), st.booleans())
 def test_no_number_breaks_a_figure(values: list[tuple[float, float]], log: bool) -> None:
     names = {"key": "k", "title": "t", "description": "d"}

@@ -54,7 +54,7 @@ class Axis:
         known = sorted(value for value in values if self.drawable(value)) or [1.0 if self.log else 0.0]
         low, high = _log_ends(known) if self.log else _ends(known[0], known[-1], percent=self.percent)
         low, high = self._given(self.low, low), self._given(self.high, high)
-        if high - low <= CLOSEST * max(abs(low), abs(high)):
+        if high - low <= max(CLOSEST * max(abs(low), abs(high)), 1 / LARGEST):
             low, high = (high / 10, high) if self.log else (high - max(1.0, abs(high)), high)
         return dataclasses.replace(self, low=low, high=high)
 

@@ -143,16 +143,13 @@ class Scale:
 
 @dataclass(frozen=True)
 class Unshuffle:
-    """Blocks of pixels become channels."""
+    """Blocks of pixels become channels. It stands in front of the first layer, where no row arrives."""
 
     block: int
 
     def forward(self, *boxes: Box) -> Box:
         (box,) = boxes
         return Box(*(F.pixel_unshuffle(side, self.block) for side in box))
-
-    def back(self, rows: Rows) -> Back:
-        raise NotImplementedError("stands in front of the first convolution only, where no row arrives")
 
 
 @dataclass(frozen=True)
@@ -190,7 +187,8 @@ class ReLU:
         return Box(box.lower.clamp_min(0), box.upper.clamp_min(0))
 
 
-Layer = Conv | Dense | Scale | Unshuffle | Flatten | Sum | ReLU
+Layer = Conv | Dense | Scale | Flatten | Sum | ReLU
+Entrance = Scale | Unshuffle  # what happens to pixels one by one, before the first layer
 
 
 def _of_phase(start: int, stride: int, length: int, count: int) -> tuple[slice, slice]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deatbench.certificates.layers import Box, Layer, ReLU
+from deatbench.certificates.layers import Box, Entrance, Layer, ReLU
 from deatbench.errors import DeatbenchError
 
 
@@ -32,7 +32,7 @@ class Network:
     itself, so that a box of pixels becomes exactly a box.
     """
 
-    entrance: tuple[Layer, ...]
+    entrance: tuple[Entrance, ...]
     root_shape: tuple[int, ...]
     steps: tuple[Step, ...]
 

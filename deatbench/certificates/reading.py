@@ -15,6 +15,7 @@ from deatbench.certificates.layers import (
     Box,
     Conv,
     Dense,
+    Entrance,
     Flatten,
     Layer,
     ReLU,
@@ -33,6 +34,7 @@ IN_PLACE = (operator.iadd, "add_", "relu_")
 FLATTENS = (torch.flatten, "flatten", "view", "reshape")
 SIZES = ("size", getattr, operator.getitem, len)
 SAME = 1e-4  # of the largest logit: is it the same function?
+PROBE = 32  # images that suffice to see that
 
 
 def read(model: nn.Module, x_NCHW: Tensor) -> Network:
@@ -218,7 +220,7 @@ def _refuse_additions(model: nn.Module) -> None:
 
 def _with_entrance(steps: list[Step], shape: tuple[int, ...]) -> Network:
     """What happens to pixels one by one, in front of the network; a strided first convolution sees blocks of them."""
-    entrance: list[Layer] = []
+    entrance: list[Entrance] = []
     while steps and isinstance(steps[0].layer, Scale) and sum(-1 in step.inputs for step in steps) == 1:
         entrance.append(steps[0].layer)
         steps = [_moved(step) for step in steps[1:]]

@@ -65,9 +65,7 @@ class Asked:
 @click.option("--eps-sweep", metavar="LIST", help="More radii, for a robustness curve, such as 2/255,4/255,16/255.")
 @click.option("--surrogate", metavar="MODEL", help="For --attacks transfer: the network its images are made on.")
 @click.option(
-    "--save-adversarials",
-    is_flag=True,
-    help="Store the adversarial images: `deatbench verify` then proves broken verdicts.",
+    "--save-adversarials", is_flag=True, help="Store adversarial images: `verify` then proves broken verdicts."
 )
 @click.option(
     "--engine",

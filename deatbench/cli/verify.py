@@ -57,9 +57,8 @@ def verify(ctx: click.Context, **given: Any) -> None:
     adversarial image must lie in the ball and in [0, 1] and be misclassified. Broken verdicts without stored images
     stay unproven (`deatbench eval --save-adversarials` stores them).
 
-    Robust verdicts that the record calls certified are proved again, by bounds that hold for every attack. For the
-    others there is no proof: --sample 300 attacks 300 such images with the record's first attack and
-    a new seed. If none falls, that attack breaks less than 1 % of them all, with 95 % confidence.
+    Certified robust verdicts are proved again. For others there is no proof: --sample 300 attacks 300 with the record's
+    first attack and a new seed. If none falls, it breaks less than 1 % of them all, with 95 % confidence.
 
     --attest writes what was found into verifications/ beside the record's folder, failures too; otherwise nothing is
     written. On the pages a record is then

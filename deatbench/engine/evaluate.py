@@ -30,7 +30,7 @@ from deatbench.engine.search import strict_float32
 from deatbench.engine.shards import Alone
 from deatbench.engine.trial import Settings, Trial
 from deatbench.engine.workers import Workers
-from deatbench.errors import InterruptedRun
+from deatbench.errors import DeatbenchError, InterruptedRun
 from deatbench.records import AttackResult
 from deatbench.threats import ThreatModel
 
@@ -162,6 +162,8 @@ class _Judge:
             for unit, outcome, left in self._outcomes(units, find, team, cost):
                 broken = units[unit][outcome.found_U].numpy()
                 robust_N[broken] = False
+                if under and self.proved_N[broken].any():
+                    raise DeatbenchError("an image is broken that was proved robust", "--no-certificates --fresh")
                 if under and len(outcome.x_adv):
                     self.kept.setdefault(under, []).append((broken, outcome.x_adv))
                 self.monitor.advance(left, standing(robust_N))

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from deatbench.attacks import Attack
 from deatbench.certificates import Certifier, NotCertifiable, read
+from deatbench.certificates.reading import PROBE
 from deatbench.engine.progress import Outcome
 from deatbench.engine.trial import NOTHING_KEPT, Trial
 from deatbench.threats import ThreatModel
 
-PROBE = 32  # images on which a network must be the one that was read
 PROMISES = 64  # images whose promise is one unit of work
 FIRST, WAVE = 4, 16  # images that are tried before it is asked whether to go on, first and later
 UNIT = 2  # images of one unit of work

@@ -11,13 +11,13 @@ from torch import nn
 
 from deatbench.certificates import Certifier, NotCertifiable, read
 from deatbench.certificates.certify import SLACK
+from deatbench.certificates.reading import PROBE
 from deatbench.data import Images
 from deatbench.pipeline.checks import Check, Status
 from deatbench.records import Certificates
 from deatbench.threats import ThreatModel
 
 NAME = "certificates"
-PROBE = 32  # images on which the network must be the one that was read
 
 
 def certified_again(

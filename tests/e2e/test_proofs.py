@@ -26,6 +26,7 @@ from deatbench.engine.evaluation import Evaluation
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.progress import SavedProgress
 from deatbench.engine.trial import Settings
+from deatbench.errors import DeatbenchError
 from deatbench.records import EvaluationRecord, pack_bits
 from deatbench.threats import make_threat
 
@@ -135,6 +136,17 @@ def test_what_cannot_be_bounded_is_attacked(
     done = evaluate(robust_net, few, LINF, ATTACKS, SPARING)
     assert_same_verdicts(done, evaluate(robust_net, few, LINF, ATTACKS, Settings()))
     assert proved(done) == 0
+
+
+def test_a_proof_that_an_attack_contradicts_ends_the_evaluation(
+    robust_net: nn.Module, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published code attacks everything: were a proof wrong, it would be found, and no verdict would be believed."""
+    monkeypatch.setattr(Certifier, "proved", lambda *args: True)
+    attacks = [make_attack("fgsm"), make_attack("apgd-t"), make_attack("autoattack").by("reference")]
+    few = images.subset(torch.arange(12))
+    with pytest.raises(DeatbenchError, match="broken that was proved robust"):
+        evaluate(robust_net, few, make_threat("Linf", "0.3"), attacks, SPARING)
 
 
 def test_who_proves_few_goes_on_attacking(

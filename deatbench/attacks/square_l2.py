@@ -19,12 +19,12 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Whole:
-    """Proposals whose every pixel may differ: [A · K, C, H, W], K of each of A images."""
+    """P proposals whose every pixel may differ: [P, C, H, W]."""
 
     tried_PCHW: Tensor
 
     def images(self, chosen_M: Tensor | None = None) -> Tensor:
-        """The proposals, or some of them by their place: [M, C, H, W]."""
+        """The proposals, or some of them: [M, C, H, W]."""
         return self.tried_PCHW if chosen_M is None else self.tried_PCHW[chosen_M]
 
 
@@ -56,21 +56,19 @@ class L2Squares:
         self,
         z_ACHW: Tensor,
         x_ACHW: Tensor,
-        u_AKP: Tensor,
-        sign_AKC: Tensor,
+        of_P: Tensor,
+        u_PU: Tensor,
+        sign_PC: Tensor,
         side: int,
-        tries: int,
         threat: ThreatModel,
     ) -> Whole:
-        """K tries of A images with one window's change rebuilt from its own, another's and the unused budget."""
-        shape = (len(z_ACHW), tries, *z_ACHW.shape[1:])
-        z, x = (images[:, None].expand(shape).flatten(0, 1) for images in (z_ACHW, x_ACHW))
-        u_NP, sign_NC = (part.flatten(0, 1) for part in (u_AKP, sign_AKC))
+        """In each of some images, `of_P` of the A, one window's change is rebuilt: of its own, another's, the rest."""
+        z, x = z_ACHW[of_P], x_ACHW[of_P]
         delta = z - x
-        top, left = corner(u_NP[:, 0], side, z.shape[2]), corner(u_NP[:, 1], side, z.shape[3])
+        top, left = corner(u_PU[:, 0], side, z.shape[2]), corner(u_PU[:, 1], side, z.shape[3])
         here = inside(top, left, side, z.shape)
-        there = inside(corner(u_NP[:, 2], side, z.shape[2]), corner(u_NP[:, 3], side, z.shape[3]), side, z.shape)
-        fresh = _placed(self._pyramids(side, u_NP[:, 4]), top, left, z.shape) * sign_NC[:, :, None, None]
+        there = inside(corner(u_PU[:, 2], side, z.shape[2]), corner(u_PU[:, 3], side, z.shape[3]), side, z.shape)
+        fresh = _placed(self._pyramids(side, u_PU[:, 4]), top, left, z.shape) * sign_PC[:, :, None, None]
         fresh = fresh + delta * here / (_TINY + self._length(delta * here))
         held = self._length(delta * torch.maximum(here, there))
         fresh = fresh / (_TINY + self._length(fresh)) * self.length_of(self._unused(delta, threat), held, z.shape[1])

@@ -26,7 +26,7 @@ from deatbench.attacks.journal import FORGETFUL, Journal, Place
 from deatbench.errors import CheckpointError, ConfigError, DeatbenchError
 from deatbench.store import atomic_write_bytes, atomic_write_text, parse_json
 
-LAYOUT = 3  # of the files; another number means that they have changed their meaning
+LAYOUT = 4  # of the files; another number means that they have changed their meaning
 KEEP_EVERY_SECONDS = 20.0
 
 

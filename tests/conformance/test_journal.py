@@ -30,7 +30,7 @@ SEARCHES: dict[str, tuple[Attack, tuple[int, ...]]] = {  # and the iterations at
     "fab-t": (FABT(steps=20, targets=4), (2, 9, 17)),
     "fab": (FABUntargeted(steps=15), (7, 13)),
 }
-SQUARE = {"Linf": (9, 30, 41), "L2": (12, 51, 56, 62), "L1": (20, 68, 74, 90)}  # before and behind a new block of draws
+SQUARE = {"Linf": (9, 33, 40), "L2": (12, 51, 56, 62), "L1": (20, 68, 74, 90)}  # before and behind a new block of draws
 IN_L1 = {
     "apgd-ce-large-reps": (APGDCE(steps=20, large_reps=True), (3, 6, 7, 12, 18)),
     "apgd-t-large-reps": (APGDT(steps=20, targets=3, large_reps=True), (5, 12, 14)),

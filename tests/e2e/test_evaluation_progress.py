@@ -88,7 +88,7 @@ def test_interrupted_often_ends_the_same(
         tries += 1
         progress = SavedProgress(tmp_path / "state", KEY)
         try:
-            args = {"sweep": sweep, "progress": progress, "monitor": Impatient(dice.uniform(100, 3000))}
+            args = {"sweep": sweep, "progress": progress, "monitor": Impatient(dice.uniform(100, 2000))}
             done = evaluate(robust_net, images, LINF, ATTACKS, settings, **args)  # type: ignore[arg-type]
         except InterruptedRun:
             continue

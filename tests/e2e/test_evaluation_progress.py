@@ -147,23 +147,19 @@ def test_killed_with_sigkill_ends_the_same(robust_net: nn.Module, images, tmp_pa
     assert eval(text) == {name: verdicts.tolist() for name, verdicts in whole.robust.items()}
 
 
-def test_workers_change_no_verdict_and_stop_at_once(robust_net: nn.Module, images, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    whole = evaluate(robust_net, images, LINF, ATTACKS)
-    threads = torch.get_num_threads()
-    done = evaluate(robust_net, images, LINF, ATTACKS, Settings(workers=3, batch_size=100))
-    assert same(done, whole)
-    assert sum(part.forward_passes for part in done.attacks) > 0
-    progress, started = SavedProgress(tmp_path / "state", KEY), time.monotonic()
-    long = [make_attack("apgd-ce", steps=10**6)]
-    with pytest.raises(InterruptedRun):
-        evaluate(robust_net, images, LINF, long, Settings(workers=3), progress=progress, monitor=Impatient(20_000))
-    assert time.monotonic() - started < 60
-    assert torch.get_num_threads() == threads
-    again = evaluate(robust_net, images, LINF, ATTACKS, Settings(workers=2), monitor=Impatient(1e9))
-    assert same(again, whole)
+def test_threads_change_no_verdict(robust_net: nn.Module, images) -> None:  # type: ignore[no-untyped-def]
+    before, done = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            done.append(evaluate(robust_net, images, LINF, ATTACKS, Settings(batch_size=100)))
+    finally:
+        torch.set_num_threads(before)
+    assert same(done[1], done[0])
+    assert same(done[2], done[0])
 
 
-def test_processes_share_the_units_whatever_the_number_of_workers(robust_net: nn.Module, images) -> None:  # type: ignore[no-untyped-def]
+def test_processes_share_the_units(robust_net: nn.Module, images) -> None:  # type: ignore[no-untyped-def]
     class Team(Alone):
         count = 2
         shared = 0
@@ -173,9 +169,7 @@ def test_processes_share_the_units_whatever_the_number_of_workers(robust_net: nn
             return super().share(stage, units, work)
 
     team = Team()
-    evaluate(
-        robust_net, images, LINF, [make_attack("apgd-ce", steps=3)], Settings(workers=2, batch_size=20), shards=team
-    )
+    evaluate(robust_net, images, LINF, [make_attack("apgd-ce", steps=3)], Settings(batch_size=20), shards=team)
     assert team.shared > 3  # three units of clean images; the attack's are shared as well
 
 

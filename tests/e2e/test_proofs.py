@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -188,16 +189,19 @@ class Impatient(Counting):
             raise KeyboardInterrupt
 
 
-def test_interrupted_while_proving(robust_net: nn.Module, images: Images, tmp_path: Path) -> None:
-    whole = evaluate(robust_net, images, LINF, ATTACKS, SPARING)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_interrupted_while_proving(robust_net: nn.Module, images: Images, tmp_path: Path, workers: int) -> None:
+    settings, threads = replace(SPARING, workers=workers), torch.get_num_threads()
+    whole = evaluate(robust_net, images, LINF, ATTACKS, settings)
     for waves in (0, 1, 2):
         progress = SavedProgress(tmp_path / "state", {"of": "this test"})
-        stopped = evaluate(robust_net, images, LINF, ATTACKS, SPARING, progress=progress, monitor=Impatient(waves))
+        stopped = evaluate(robust_net, images, LINF, ATTACKS, settings, progress=progress, monitor=Impatient(waves))
         assert stopped.missing == ("apgd-t",)
+        assert torch.get_num_threads() == threads
         assert np.array_equal(stopped.robust["apgd-ce"], whole.robust["apgd-ce"])
         assert proved(stopped) <= (waves + 1) * proofs.WAVE
     progress = SavedProgress(tmp_path / "state", {"of": "this test"})
-    done = evaluate(robust_net, images, LINF, ATTACKS, SPARING, progress=progress)
+    done = evaluate(robust_net, images, LINF, ATTACKS, settings, progress=progress)
     assert_same_verdicts(done, whole)
     assert np.array_equal(done.proved_N, whole.proved_N)  # type: ignore[arg-type]
 

@@ -153,11 +153,13 @@ class _Judge:
         for run in range(member.runs if self.settings.draws == "own" else 1):
             survivors = torch.from_numpy(np.flatnonzero(robust_N & ~spared_N))
             units = self.trial.units(member, survivors)
+            team = self.workers if len(units) > 1 and self.trial.parallel(member) else self.shards
 
-            def find(name: str, indices: Tensor, run: int = run) -> Outcome:
-                return self.trial.attack(member, run, indices, threat, self.progress.journal(name))
+            def find(name: str, indices: Tensor, run: int = run, team: Alone = team) -> Outcome:
+                journal = team.heeded_by(self.progress.journal(name))
+                return self.trial.attack(member, run, indices, threat, journal)
 
-            for unit, outcome, left in self._outcomes(units, find, self.shards, cost):
+            for unit, outcome, left in self._outcomes(units, find, team, cost):
                 broken = units[unit][outcome.found_U].numpy()
                 robust_N[broken] = False
                 if under and self.proved_N[broken].any():
@@ -166,7 +168,7 @@ class _Judge:
                     self.kept.setdefault(under, []).append((broken, outcome.x_adv))
                 self.monitor.advance(left, standing(robust_N))
                 interrupted |= outcome.interrupted
-                yield replace(outcome, seconds=outcome.seconds / min(self.shards.count, len(units)))
+                yield replace(outcome, seconds=outcome.seconds / min(team.count, len(units)))
             if interrupted:  # no success is no proof of robustness: soundness flags such a model
                 self.monitor.note(f"{title}: {InterruptedGradient().message}")
                 return

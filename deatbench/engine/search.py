@@ -36,10 +36,13 @@ class Search:
     precision: Precision = "fp32"
     compiled: bool = False
 
-    def form(self, model: nn.Module, x_NCHW: Tensor) -> SearchForm:
-        """The network to search on in place of `model`, for images like `x_NCHW`; `model` where nothing is gained."""
+    def form(self, model: nn.Module, x_NCHW: Tensor, *, always: bool = False) -> SearchForm:
+        """The network to search on in place of `model`, for images like `x_NCHW`; `model` where nothing is gained.
+
+        A shadow is free of `model`'s code and state; `always` asks for one for that reason alone.
+        """
         dtype = SHORT.get(self.precision, torch.float32)
-        cheap = _shadow(model, x_NCHW[:PROBE], dtype) if worth_a_shadow(model, dtype) else model
+        cheap = _shadow(model, x_NCHW[:PROBE], dtype) if always or worth_a_shadow(model, dtype) else model
         if self.compiled:
             cheap = _compiled_if_possible(cheap, x_NCHW)
         return SearchForm(cheap, _Strict(model))

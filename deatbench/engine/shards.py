@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from deatbench.attacks.journal import Journal
 from deatbench.engine.distributed import Processes, Team
 
 T = TypeVar("T")
@@ -24,6 +25,10 @@ class Alone:
 
     def wait(self) -> None:
         """Until all processes are here."""
+
+    def heeded_by(self, journal: Journal) -> Journal:
+        """The journal of a search that must end when the team ends; here it ends with the process."""
+        return journal
 
     def share(self, stage: str, units: int, work: Callable[[int], T]) -> Iterator[tuple[int, T]]:
         """(unit, outcome) of each of the units 0 .. units-1 of a stage, whoever worked on it."""

@@ -6,15 +6,18 @@ float32. Images that do not fit into memory together are attacked in smaller pie
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Literal, TypeVar
+from functools import cached_property, partial
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deatbench.archs.build import count_flops
 from deatbench.attacks import Attack
 from deatbench.attacks.gradient import InterruptedGradient, SearchForm, misclassified
 from deatbench.attacks.journal import Journal
@@ -26,7 +29,7 @@ from deatbench.engine.contract import NonFiniteLogits, check_fit
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.nearby import neighbours
 from deatbench.engine.progress import Outcome
-from deatbench.engine.search import Search
+from deatbench.engine.search import PROBE, Search
 from deatbench.engine.shadow import AttackForm
 from deatbench.errors import ConfigError, DeatbenchError
 from deatbench.threats import ThreatModel
@@ -34,6 +37,7 @@ from deatbench.threats import ThreatModel
 T = TypeVar("T")
 Draws = Literal["own", "published"]
 NOTHING_KEPT = np.empty(0, dtype=np.float32)
+MOST_FLOPS = 10**8  # of one image's forward pass in a small network
 OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
@@ -47,7 +51,7 @@ class Settings:
         search: the arithmetic of our attacks' search.
         draws: "own" belong to each image; "published" are pyautoattack's, which depend on the batch.
         keep_images: collect an adversarial image for each broken one.
-        workers: certificates that are worked on at once on the CPU, each on one thread.
+        workers: units that are worked on at once on the CPU, each on one thread: certificates, small networks.
         certificates: spare images our attacks that they are proved to withstand.
     """
 
@@ -61,21 +65,27 @@ class Settings:
 
 
 class PassCounter(nn.Module):
-    """The model, counting the images that pass through it."""
+    """The model, counting the images that pass through it, in each thread its own; with a lock, one call at a time."""
 
-    def __init__(self, model: nn.Module, monitor: Monitor) -> None:
+    def __init__(self, model: nn.Module, monitor: Monitor, lock: AbstractContextManager[Any] | None = None) -> None:
         super().__init__()
         self.model, self.monitor = model, monitor
-        self.images = 0
+        self._lock = lock or nullcontext()
+        self._counts = threading.local()
+
+    @property
+    def images(self) -> int:
+        """Images that this thread has passed through the model."""
+        return getattr(self._counts, "images", 0)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         self.count(len(x_NCHW))
-        logits_NK: Tensor = self.model(x_NCHW)
-        return logits_NK
+        with self._lock:
+            return self.model(x_NCHW)
 
     def count(self, images: int) -> None:
-        """So many pass through the model."""
-        self.images += images
+        """So many pass through the model in this thread."""
+        self._counts.images = self.images + images
         self.monitor.advance(images)
 
 
@@ -97,7 +107,8 @@ class Trial:
     ) -> None:
         self.images, self.settings, self.device, self.monitor = images, settings, device, monitor
         self.num_classes = check_fit(model, images, device)
-        self.model = PassCounter(model, monitor)
+        self._lock = threading.Lock()  # the model is anybody's code, which need not stand two calls at once
+        self.model = PassCounter(model, monitor, self._lock)
         self.search: SearchForm | None = None
         self.at_once = 2**62  # images that fit into memory, known once they did not
 
@@ -121,11 +132,26 @@ class Trial:
             return ()
         if not self.is_ours(member):
             return indices.split(self.settings.batch_size)  # batches are part of the published code's result
-        return indices.split(max(1, self.settings.batch_size // member.rows(self.num_classes)))
+        size = max(1, self.settings.batch_size // member.rows(self.num_classes))
+        if self.parallel(member):  # work for everybody, also where few images are left
+            size = min(size, -(-len(indices) // self.settings.workers))
+        return indices.split(size)
+
+    def parallel(self, member: Attack) -> bool:
+        """Whether units of `member` may be worked on at once, each on one thread."""
+        return self.settings.workers > 1 and self.device.type == "cpu" and self.is_ours(member) and self._small_shadow
+
+    @cached_property
+    def _small_shadow(self) -> bool:
+        """Whether the search asks a shadow, which stands several threads, so small that they do better apart."""
+        x_NCHW = self.batch(torch.arange(min(PROBE, len(self.images))))[0]
+        cheap = self._form(x_NCHW).cheap
+        shadow = cheap.model if isinstance(cheap, PassCounter) else None
+        return isinstance(shadow, AttackForm) and count_flops(shadow, (1, *x_NCHW.shape[1:])) <= MOST_FLOPS
 
     @property
     def passed(self) -> int:
-        """Images that have passed through the model in any form."""
+        """Images that this thread has passed through the model in any form."""
         counters = [self.model, *self.search.children()] if self.search else [self.model]
         return sum(counter.images for counter in counters if isinstance(counter, PassCounter))
 
@@ -153,7 +179,7 @@ class Trial:
                     raise
                 if not can_shrink:
                     raise DeatbenchError(f"out of memory at {size} images", "lower --batch-size") from error
-                self.at_once = size // 2
+                self.at_once = min(self.at_once, size // 2)  # another thread may have been here
                 self.monitor.note(f"out of memory at {size} images; going on with {self.at_once} at a time")
             if self.device.type == "cuda":  # out here nothing holds on to what the failed try had allocated
                 torch.cuda.empty_cache()
@@ -202,11 +228,11 @@ class Trial:
 
     def _form(self, x_NCHW: Tensor) -> SearchForm:
         if self.search is None:
-            form = self.settings.search.form(self.model.model, x_NCHW)
+            form = self.settings.search.form(self.model.model, x_NCHW, always=self.settings.workers > 1)
             cheap = form.cheap = PassCounter(form.cheap, self.monitor)
             if isinstance(cheap.model, AttackForm):
                 form.near = partial(neighbours, cheap.model, count=cheap.count)
-            form.exact = PassCounter(form.exact, self.monitor)
+            form.exact = PassCounter(form.exact, self.monitor, self._lock)
             self.search = form
         return self.search
 

@@ -88,11 +88,12 @@ class Task:
     def progress_key(self) -> dict[str, Any]:
         """The key, and what else must not change between a stop and its continuation."""
         versions = [f"torch {torch.__version__}", *sorted({attack.engine for attack in self.attacks})]
+        workers = self.settings.workers  # how many share the work decides how it is cut up
         return {
             **self.key,
             "data_sha256": self.dataset_info.sha256,
             "versions": versions,
-            "threads": self.settings.workers,  # of a CPU, whose kernels round otherwise with another number
+            "workers": workers,
             "certificates": self.settings.certificates,  # they change no verdict, but which parts there are
         }
 

@@ -21,7 +21,9 @@ from cli_runs import ROOT, call, environment
 from filelock import FileLock
 from small_nets import write_factories
 from torch import Tensor, nn
+from watched_calls import calls_of
 
+from deatbench.archs.build import count_flops
 from deatbench.attacks import Attack, make_attack
 from deatbench.attacks.autoattack import AutoAttack
 from deatbench.data import Dataset
@@ -30,6 +32,7 @@ from deatbench.engine.evaluate import Evaluation, Settings, evaluate
 from deatbench.engine.monitor import Monitor
 from deatbench.engine.progress import SavedProgress, locked
 from deatbench.engine.shards import Alone
+from deatbench.engine.workers import Workers
 from deatbench.errors import CheckpointError, ConfigError, DeatbenchError, InterruptedRun
 from deatbench.records import EvaluationRecord
 from deatbench.threats import make_threat
@@ -159,7 +162,35 @@ def test_threads_change_no_verdict(robust_net: nn.Module, images) -> None:  # ty
     assert same(done[2], done[0])
 
 
-def test_processes_share_the_units(robust_net: nn.Module, images) -> None:  # type: ignore[no-untyped-def]
+def test_a_large_network_is_not_for_workers(robust_net: nn.Module, images, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    attacks, settings = [make_attack("apgd-ce", steps=5), make_attack("square", queries=20)], Settings(workers=2)
+    shared = calls_of(monkeypatch, Workers, "share")
+    small = evaluate(robust_net, images, LINF, attacks, settings)
+    assert len(shared) == 2
+    monkeypatch.setattr("deatbench.engine.trial.MOST_FLOPS", 10**5)
+    assert count_flops(robust_net, (1, 1, 8, 8)) > 10**5
+    large = evaluate(robust_net, images, LINF, attacks, settings)
+    assert len(shared) == 2
+    assert same(large, small)
+
+
+def test_workers_change_no_verdict_and_stop_at_once(robust_net: nn.Module, images, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    whole = evaluate(robust_net, images, LINF, ATTACKS)
+    threads = torch.get_num_threads()
+    done = evaluate(robust_net, images, LINF, ATTACKS, Settings(workers=3, batch_size=100))
+    assert same(done, whole)
+    assert sum(part.forward_passes for part in done.attacks) > 0
+    progress, started = SavedProgress(tmp_path / "state", KEY), time.monotonic()
+    long = [make_attack("apgd-ce", steps=10**6)]
+    with pytest.raises(InterruptedRun):
+        evaluate(robust_net, images, LINF, long, Settings(workers=3), progress=progress, monitor=Impatient(20_000))
+    assert time.monotonic() - started < 60
+    assert torch.get_num_threads() == threads
+    again = evaluate(robust_net, images, LINF, ATTACKS, Settings(workers=2), monitor=Impatient(1e9))
+    assert same(again, whole)
+
+
+def test_processes_share_the_units_whatever_the_number_of_workers(robust_net: nn.Module, images) -> None:  # type: ignore[no-untyped-def]
     class Team(Alone):
         count = 2
         shared = 0
@@ -169,7 +200,9 @@ def test_processes_share_the_units(robust_net: nn.Module, images) -> None:  # ty
             return super().share(stage, units, work)
 
     team = Team()
-    evaluate(robust_net, images, LINF, [make_attack("apgd-ce", steps=3)], Settings(batch_size=20), shards=team)
+    evaluate(
+        robust_net, images, LINF, [make_attack("apgd-ce", steps=3)], Settings(workers=2, batch_size=20), shards=team
+    )
     assert team.shared > 3  # three units of clean images; the attack's are shared as well
 
 

@@ -62,7 +62,7 @@ class L2Squares:
         side: int,
         threat: ThreatModel,
     ) -> Whole:
-        """In each of some images, `of_P` of the A, one window's change is rebuilt: of its own, another's, the rest."""
+        """In some of A images, `of_P`, a window's change is rebuilt from its own, another's and the unused budget."""
         z, x = z_ACHW[of_P], x_ACHW[of_P]
         delta = z - x
         top, left = corner(u_PU[:, 0], side, z.shape[2]), corner(u_PU[:, 1], side, z.shape[3])

@@ -71,7 +71,7 @@ class LinfSquares:
         side: int,
         threat: ThreatModel,
     ) -> Windows:
-        """A square changed in each of some images, `of_P` of the A. u in [0, 1): row and column of the window."""
+        """In some of A images, `of_P`, one square is changed. u in [0, 1): row and column of the window."""
         height, width = z_ACHW.shape[2:]
         top, left = corner(u_PU[:, 0], side, height), corner(u_PU[:, 1], side, width)
         places = _positions(top, left, side, width)

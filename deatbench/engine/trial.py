@@ -147,7 +147,7 @@ class Trial:
         x_NCHW = self.batch(torch.arange(min(PROBE, len(self.images))))[0]
         cheap = self._form(x_NCHW).cheap
         shadow = cheap.model if isinstance(cheap, PassCounter) else None
-        return isinstance(shadow, AttackForm) and count_flops(shadow, (1, *x_NCHW.shape[1:])) <= MOST_FLOPS
+        return isinstance(shadow, AttackForm) and count_flops(shadow, x_NCHW[:2].shape) <= len(x_NCHW[:2]) * MOST_FLOPS
 
     @property
     def passed(self) -> int:

@@ -1,7 +1,7 @@
 """Several units of an evaluation at once on the cores of one machine, each on one thread.
 
 For small networks, whose threads would wait for each other after operations of some microseconds: on an idle machine
-that costs little, beside another process on the same cores three to six times the time (benchmarks/NOTES.md). A unit
+that costs little, beside another process on the same cores three to four times the time (benchmarks/NOTES.md). A unit
 computes the same whoever else is at work: its arithmetic is that of one thread.
 """
 

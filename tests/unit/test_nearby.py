@@ -169,12 +169,13 @@ def test_what_gains_nothing_or_does_not_fit_is_refused(monkeypatch: pytest.Monke
         assert neighbours(seen, z, told_nothing) is None
 
 
-def test_square_walks_the_same_way_and_counts_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("channels", [3, 1])  # of one, few squares differ, and Square leaves out what it knows
+def test_square_walks_the_same_way_and_counts_its_passes(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nearby, "LEAST_SAVED", 0)
     torch.manual_seed(5)
-    net = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 4, 2, 1), nn.ReLU(), nn.Flatten())
+    net = nn.Sequential(nn.Conv2d(channels, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 4, 2, 1), nn.ReLU(), nn.Flatten())
     net = nn.Sequential(net, nn.Linear(128, 3)).eval()
-    x = torch.rand(24, 3, EDGE, EDGE)
+    x = torch.rand(24, channels, EDGE, EDGE)
     with torch.no_grad():
         net[1].bias -= net(x).mean(0)  # so that all classes are near
         y = net(x).argmax(1)
